@@ -36,13 +36,13 @@ class PlannedStage:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run of a recipe would do. As text, and in a notebook, it is what `nanochat-run plan` prints."""
+    """The stages and costs of a run of a recipe. Shown as text or in a notebook, as `nanochat-run plan` prints it."""
 
     recipe: str
     """The name of the recipe."""
     stages: tuple[PlannedStage, ...]
     problems: tuple[str, ...]
-    """What has to be fixed before the recipe can run."""
+    """The problems to fix before the recipe can run."""
     text: str
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What a line typed into the chat means: a message to the model, or a command such as `/reset`."""
+"""Reads a line typed into the chat: a message to the model, or a command such as `/reset`."""
 
 from __future__ import annotations
 

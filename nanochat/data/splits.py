@@ -1,4 +1,4 @@
-"""Which split something belongs to: by a hash of its content or name, or by the name of its file."""
+"""Assigns items to splits: by a hash of their content or name, or by the name of their file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HELD_OUT_SPLITS = ("validation", "dev", "test")
 SPLIT_KEYS = ("split", "subset", "fold")
 """Keys that may name the split of a row."""
 SPLIT_PATTERN = r"^([^\[\]]+)(?:\[(-?[0-9]+)?:(-?[0-9]+)?\])?$"
-"""What a recipe may write as a split: a name, and optionally a slice of its rows."""
+"""The form of a split in a recipe: a name, and optionally a slice of its rows."""
 
 _SYNONYMS = {"valid": "validation", "val": "validation"}
 # Not `tests`: in source code that is a folder of programs, not data that a model is tested on.

@@ -271,7 +271,7 @@ _EXPECTED = {
     "window_pattern": "a text",
     "norm_eps": "a number",
 }
-"""What a value of the configuration must be, for those that are not whole numbers."""
+"""The kind of value that each setting must have, for those that are not whole numbers."""
 
 
 def _has_type(name: str, value: object) -> bool:

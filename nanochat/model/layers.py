@@ -24,7 +24,7 @@ class LayerCache(Protocol):
 
 
 class Cache(Protocol):
-    """What the model reads and writes about earlier positions while it decodes."""
+    """The state of earlier positions, which the model reads and writes while it decodes."""
 
     @property
     def offset(self) -> int | mx.array:

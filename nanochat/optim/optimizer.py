@@ -72,7 +72,7 @@ class Optimizer:
         self._step = mx.array(0, dtype=mx.int32)
         self._moments = [_no_moments(unit, parameters[unit.names[0]].shape) for unit in self._units]
         self._returned: dict[_Unit, tuple[list[mx.array], mx.array]] = {}
-        """What the last update returned for each unit, and the stack that these arrays are views of."""
+        """The results of the last update for each unit, and the stack of which these arrays are views."""
         orthogonalize = polar_express if world is None else functools.partial(sharded_polar_express, group=world)
         update = functools.partial(_update, self._units, orthogonalize)
         # Python would build the graph of the kernels more slowly than the GPU needs it. MLX takes seconds to compile

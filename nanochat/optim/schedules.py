@@ -51,7 +51,7 @@ class ScheduleConfig:
 
 
 class Defaults(NamedTuple):
-    """What a variant's schedule uses for fields that the recipe leaves out."""
+    """A variant's defaults for fields of the schedule that the recipe leaves out."""
 
     kind: ScheduleKind
     warmup_steps: int

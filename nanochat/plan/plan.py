@@ -66,7 +66,7 @@ class Plan:
     totals: Estimate
     expectations: Mapping[str, str]
     notes: tuple[str, ...]
-    """What the plan decided without the recipe, and what its estimates assume."""
+    """The decisions of the plan without the recipe, and the assumptions of its estimates."""
 
     def stage(self, name: str) -> StagePlan:
         """Return the stage of that name, or raise KeyError."""

@@ -21,7 +21,7 @@ _REMARK = re.compile(r"^# (\w+): (.*\n(?:#   .*\n)*)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Summary:
-    """What the comment at the top of a shipped recipe says."""
+    """The content of the comment at the top of a shipped recipe."""
 
     purpose: str
     cost: str

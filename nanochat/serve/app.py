@@ -39,7 +39,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Served:
-    """What is served, for the page and for the list of models."""
+    """The model that is served, as the page and the list of models show it."""
 
     name: str
     created: int

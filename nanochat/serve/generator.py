@@ -85,7 +85,7 @@ class Generator:
 
     @property
     def failure(self) -> Exception | None:
-        """What ended the thread, if it has failed."""
+        """The error that ended the thread, if it has failed."""
         return self._failure
 
     @property

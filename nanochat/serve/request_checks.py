@@ -1,4 +1,4 @@
-"""What is checked of every request before it reaches the model: who sends it, the size of its body, and its fields."""
+"""Checks every request before it reaches the model: its sender, the size of its body, and its fields."""
 
 from __future__ import annotations
 

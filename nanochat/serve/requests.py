@@ -1,4 +1,4 @@
-"""What clients may ask for: the bodies of the OpenAI API's requests, checked.
+"""The requests of clients: the bodies of the OpenAI API's requests, checked.
 
 Fields of that API that would change an answer and that a small model cannot honour, such as tools, are refused. Fields
 that change nothing, such as `user`, are accepted. Not here: responses (`responses`).
@@ -66,7 +66,7 @@ class StreamOptions(BaseModel):
 
 
 class Generation(BaseModel):
-    """What chat and plain completions have in common."""
+    """The common fields of chat and plain completions."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -22,7 +22,7 @@ MANIFEST_FILE = "manifest.json"
 
 
 class FileDigest(BaseModel):
-    """What a file was like when it was complete."""
+    """The size and digest of a file when it was complete."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -36,7 +36,7 @@ class FileDigest(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What the other files of a folder are like, and the format that they have. It is stored in the folder."""
+    """The digests of the other files of a folder, and their format. It is stored in the folder."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

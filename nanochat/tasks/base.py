@@ -51,7 +51,7 @@ class Example:
     letters: tuple[str, ...] | None = None
     """The labels to choose from; None for tasks that are not categorical."""
     meta: Mapping[str, str] = field(default_factory=dict)
-    """What grading and records need beyond the conversation."""
+    """Texts that grading and records need beyond the conversation."""
 
 
 class Task(Protocol):

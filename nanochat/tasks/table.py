@@ -43,9 +43,9 @@ class TaskFacts:
 
     kind: Kind
     reads: Literal["documents", "bundle", "rows", "words", "nothing"]
-    """What its source must contain."""
+    """The content that its source must have."""
     asks: str
-    """What the model has to do, for readers of a report."""
+    """The request to the model in a few words, for readers of a report."""
     chance: float = 0.0
     """Expected accuracy of a guess. A few ARC problems have 3 or 5 options; the composite scores assume 4."""
     train_examples: int = 0

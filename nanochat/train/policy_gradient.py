@@ -25,7 +25,7 @@ _STD_EPS = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What an update maximises."""
+    """The quantity that an update maximises."""
 
     centre: Literal["group", "none"] = "group"
     scale: Literal["none", "std"] = "none"

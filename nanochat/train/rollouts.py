@@ -25,7 +25,7 @@ class Prompt:
     example: Example
     ids: Sequence[int]
     place: str
-    """Which question it is, for an error message."""
+    """The name of the question, for an error message."""
 
 
 @dataclass(frozen=True, kw_only=True)

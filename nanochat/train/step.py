@@ -27,7 +27,7 @@ MicroStep = Callable[[NamedArrays, mx.array, mx.array, mx.array], tuple[mx.array
 
 
 class Rows(Protocol):
-    """What this process contributes to a step."""
+    """The contribution of this process to a step."""
 
     @property
     def valid_tokens(self) -> int:

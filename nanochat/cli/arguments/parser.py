@@ -40,7 +40,7 @@ class Verb:
 
     name: str
     summary: str
-    """What it does, for the list of commands."""
+    """Its purpose, for the list of commands."""
     function: str
     """The module in `nanochat.cli.verbs` and the function in it, with a dot between them."""
     examples: tuple[str, ...]

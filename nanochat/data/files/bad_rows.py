@@ -16,7 +16,7 @@ SHOWN = 3
 
 @dataclass
 class RowProblems:
-    """What the first pass over the rows of a source found wrong with them.
+    """The problems that the first pass over the rows of a source found.
 
     Attributes:
         source: the name of the source, for messages.

@@ -1,4 +1,4 @@
-"""Which of the files found are data files to read, and why the others are left out."""
+"""Chooses the data files to read among the files found, and gives the reasons for leaving out the others."""
 
 from __future__ import annotations
 

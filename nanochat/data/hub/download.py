@@ -58,7 +58,7 @@ def download(
 
 @dataclass
 class _Job:
-    """What the workers share: address, token, bytes received so far, and whether to stop."""
+    """The common state of the workers: address, token, bytes received so far, and whether to stop."""
 
     parts: Path
     base_url: str | None

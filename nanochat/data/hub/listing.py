@@ -29,7 +29,7 @@ _DIGESTS = {"sha256": re.compile("[0-9a-f]{64}"), "git-sha1": re.compile("[0-9a-
 
 
 class UnusableListingError(PreflightError):
-    """What the hub, or a cache of its answers, says about a data set is not valid or not safe."""
+    """A statement of the hub, or of a cache of its answers, about a data set is not valid or not safe."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class RemoteFile:
 
     @property
     def content(self) -> Content:
-        """What the file must contain."""
+        """The expected content of the file."""
         return Content(self.digest_kind, self.digest, self.size)
 
 

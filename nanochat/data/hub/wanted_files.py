@@ -1,4 +1,4 @@
-"""Which files of a hub data set a source reads: those of its revision, or the parquet copy that the hub makes."""
+"""Finds the files of a hub data set that a source reads: those of its revision, or the parquet copy of the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of sources have to be converted before the stages can read them."""
+"""Finds the files of sources that have to be converted before the stages can read them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def convertible_files(sources: Iterable[SourceSpec], *, base: Path) -> list[Path
 
 @dataclass(frozen=True)
 class Conversion:
-    """What has to be converted for a source.
+    """The files to convert for a source.
 
     Attributes:
         source: the name of the source.

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int32]
 LongDocuments = Literal["keep", "crop"]
-"""What happens to the tail of a document that is cut to fill a row."""
+"""The use of the tail of a document that is cut to fill a row."""
 Item = TypeVar("Item")
 
 

@@ -40,7 +40,7 @@ class Address:
     uri: str
     sha256: str | None
     selection: FileSelection
-    """Which files of a folder of an object store are read."""
+    """A choice of the files in a folder of an object store."""
 
     def __post_init__(self) -> None:
         if (reason := why_refused(self.name)) is not None:

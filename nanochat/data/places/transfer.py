@@ -34,7 +34,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Content:
-    """What a file must contain: its digest, and its size if that is known before the download.
+    """The expected content of a file: its digest, and its size if that is known before the download.
 
     A digest of the kind `git-sha1` needs the size.
     """

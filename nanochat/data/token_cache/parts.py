@@ -48,7 +48,7 @@ class Part:
 
 
 class PartFiles(BaseModel):
-    """What the two files of a part are like."""
+    """The sizes and digests of the two files of a part."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -26,7 +26,7 @@ Ints = npt.NDArray[np.int32]
 
 
 class _Step(NamedTuple):
-    """What all layers need to know about a step."""
+    """The properties of a step that all layers need."""
 
     tokens: Ints
     """(B,)."""

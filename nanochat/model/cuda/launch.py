@@ -139,7 +139,7 @@ class Kernel:
     sizes: tuple[str, ...]
     body: str
     header: str = ""
-    """What the body needs besides the header of all kernels."""
+    """Source code that the body needs besides the header of all kernels."""
 
     def __call__(
         self,

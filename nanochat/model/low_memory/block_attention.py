@@ -24,7 +24,7 @@ _BLOCK_QUERIES = 256
 
 
 class BlockForm(NamedTuple):
-    """What a device computes for a block of queries."""
+    """The computations of a device for a block of queries."""
 
     block_queries: int
     attend: Callable[..., tuple[mx.array, ...]]

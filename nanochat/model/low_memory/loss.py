@@ -32,7 +32,7 @@ def plain_losses(logits: mx.array, targets: mx.array) -> mx.array:
 
 
 class LossKernels(NamedTuple):
-    """What a device computes inside a chunk.
+    """The computations of a device inside a chunk.
 
     The first two functions take logits before the softcap (R, V or more) and targets (R,), and as `vocab_size` the
     number of columns that exist; losses are float32 (R,).

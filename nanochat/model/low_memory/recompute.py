@@ -1,4 +1,4 @@
-"""What a training step keeps for its backward pass, and in which order that pass runs.
+"""Chooses the values that a training step keeps for its backward pass, and the order of that pass.
 
 MLX evaluates a graph in an order of its own: it may recompute all modules of a checkpointed model at once, and it
 postpones weight gradients together with the activations that they need. The functions here order the backward pass, so

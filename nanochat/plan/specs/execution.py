@@ -47,7 +47,7 @@ class ExecutionSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What is read to monitor the stage, besides what the stage itself reads."""
+        """The inputs that monitoring reads, besides those of the stage itself."""
         return inputs_of((*self.suites.values(), *self.chat_suites.values()))
 
     @property

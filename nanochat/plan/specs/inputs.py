@@ -1,4 +1,4 @@
-"""What a stage reads: a source, and what is read from it."""
+"""The inputs of a stage: a source, and the part of it that is read."""
 
 from __future__ import annotations
 

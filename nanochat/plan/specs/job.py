@@ -34,7 +34,7 @@ class Job(Spec):
     upstream: dict[StageName, str]
     """The folder `out/` of each stage that this one reads."""
     inputs: dict[str, FileDigest] = Field(default={})
-    """What the files of these folders, and of the model to start from, must be like when they are loaded, by path."""
+    """Sizes and digests that the files of these folders, and of the model to start from, must have, by path."""
     origin: str = ""
     """Where the model comes from, as Markdown for the card of an exported model."""
 

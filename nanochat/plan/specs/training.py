@@ -13,7 +13,7 @@ from nanochat.plan.specs.inputs import Input, SftItem, WeightedSource, inputs_of
 from nanochat.plan.specs.suites import AnyChatSuiteSpec
 
 HandOn = Literal["last", "best"]
-"""Which model a training stage passes on: that of the last step, or the one with the lowest validation loss."""
+"""The model that a training stage passes on: that of the last step, or the one with the lowest validation loss."""
 
 
 class TokenizerSpec(Spec):
@@ -139,7 +139,7 @@ class RlSpec(Spec):
 
     @property
     def suites(self) -> dict[tuple[str, str], AnyChatSuiteSpec]:
-        """What is practised and what is held out, by field and name."""
+        """The practised and the held-out suites, by field and name."""
         held_out = {("held_out", name): suite for name, suite in self.held_out.items()}
         return {**{("data", name): item.suite for name, item in self.data.items()}, **held_out}
 

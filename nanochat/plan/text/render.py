@@ -25,7 +25,7 @@ _NEARLY_ALL = 0.98
 
 @dataclass(frozen=True)
 class StageStatus:
-    """What will happen to a stage (`run`, `resume`, `cached`), and why."""
+    """The action for a stage (`run`, `resume`, `cached`), and the reason."""
 
     text: str
     why: str = ""

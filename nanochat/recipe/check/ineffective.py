@@ -35,7 +35,7 @@ class _Idle(NamedTuple):
     beside: str
     """Why, as the end of the message: "beside `kind: none`"."""
     otherwise: str
-    """What to do to use the fields, as the end of the advice: "use `kind: mlflow`"."""
+    """The way to use the fields, as the end of the advice: "use `kind: mlflow`"."""
 
 
 def find_ineffective(recipe: Recipe, *, has_no_samples: bool) -> Iterator[FieldProblem]:

@@ -1,4 +1,4 @@
-"""Which results a recipe measures, such as `base_eval.bpb`: what `expect` and the ranking of a sweep may name."""
+"""The names of the results of a recipe, such as `base_eval.bpb`, for `expect` and the ranking of a sweep."""
 
 from __future__ import annotations
 

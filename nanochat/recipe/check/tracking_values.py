@@ -18,7 +18,7 @@ TAG_CHARS = 8000
 """The longest value of a tag that MLflow accepts."""
 _NAME_CHARS = {"experiment": EXPERIMENT_CHARS, "register": KEY_CHARS}
 BAD_KEY_CHARACTER = re.compile(r"[^\w\-. :/]")
-"""What MLflow refuses in the name of a tag, parameter or metric."""
+"""A character that MLflow refuses in the name of a tag, parameter or metric."""
 MLFLOW_PREFIX = "mlflow."
 """Tags with this prefix belong to MLflow: they name, nest, describe and hide its runs."""
 MLFLOW_PORT, LAST_PORT = 5000, 65535

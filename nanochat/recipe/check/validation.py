@@ -35,7 +35,7 @@ _NAME_RULE = (
 
 @dataclass(frozen=True)
 class FieldProblem:
-    """What is wrong with the field at a path. Its place in a file is not known yet."""
+    """A problem with the field at a path. Its place in a file is not known yet."""
 
     path: KeyPath
     code: str

@@ -20,7 +20,7 @@ CONFLICT = "conflict"
 
 @dataclass(frozen=True)
 class Conflict:
-    """What is wrong with the combination of fields that a section gives."""
+    """A problem with the combination of fields that a section gives."""
 
     code: str
     message: str

@@ -14,7 +14,7 @@ _REPEATS = 5
 
 
 class Probe(BaseModel):
-    """What MLX is like on this machine."""
+    """The properties of MLX on this machine."""
 
     backend: runtime.Backend
     device: str

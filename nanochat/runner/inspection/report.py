@@ -1,4 +1,4 @@
-"""What `nanochat-run data` prints about a split of a source, and about a table, as lines of text.
+"""Describes a split of a source, and a table, as the lines of text that `nanochat-run data` prints.
 
 The survey of a split counts over its texts or conversations: sizes, scripts and duplicates.
 """

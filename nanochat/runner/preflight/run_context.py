@@ -18,7 +18,7 @@ from nanochat.runner.store.stage_cache import CacheLookup
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """What the user asked for on the command line."""
+    """The requests of the user on the command line."""
 
     recipe: Path
     base: Path

@@ -28,7 +28,7 @@ _MAP_ENTRY = re.compile(r"\w+\.(?:suites|data)\.[^.]+\.")
 
 @dataclass
 class _Column:
-    """What is known about one run: results and values by their name, and the stages without results."""
+    """One run of a comparison: its results and values by their name, and its stages without results."""
 
     summary: RunSummary
     results: dict[str, Result] = field(default_factory=dict)

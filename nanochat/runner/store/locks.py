@@ -37,7 +37,7 @@ class Owner(BaseModel):
     pid: int
     started: float
     machine: str = ""
-    """Which machine or container counts the pid, see `provenance.machine_id`."""
+    """The machine or container that counts the pid, see `provenance.machine_id`."""
     child_pid: int | None = None
 
 

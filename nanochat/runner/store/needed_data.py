@@ -1,4 +1,4 @@
-"""Which folders with data runs and fetched recipes need: downloads, and converted copies of files. `gc` keeps these.
+"""Lists the folders with data that runs and fetched recipes need: downloads and converted copies. `gc` keeps these.
 
 A list is written before it is looked up whether the folders exist, so that `gc` never deletes one in between. The list
 of a run is in its folder. The list of the last `nanochat-run fetch` of a recipe counts as long as the recipe exists.

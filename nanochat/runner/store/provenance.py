@@ -1,4 +1,4 @@
-"""Which code and machine is running: git commit, package versions, host, and whether a process is still alive.
+"""Identifies the running code and machine: git commit, package versions, host, and whether a process is still alive.
 
 A process is known by its number, by when it started, and by the machine that counts its processes. A host name is only
 for people to read: containers have random names, and a laptop's name changes with the network.

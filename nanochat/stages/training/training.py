@@ -62,7 +62,7 @@ class Training:
             model, optimizer, micro_batch_size=micro_batch_size, world=context.process_group.mlx_group
         )
         self.step: Step = self.gradient_step
-        """What the loop runs: `gradient_step`, or a step of the stage that calls it."""
+        """The step that the loop runs: `gradient_step`, or a step of the stage that calls it."""
         self.peak_flops = peak_flops(device_name(), context.runtime.dtype) if on_gpu else None
         if on_gpu and self.peak_flops is None and "pretrain" not in context.job.upstream:  # once in a run
             context.notify_user(f"the peak rate of {device_name()} is not known, so no `train/mfu` is logged")

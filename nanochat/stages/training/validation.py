@@ -30,7 +30,7 @@ class Validation:
     training: Training
     read: Callable[[], Sequence[HeldOutBatch]]
     unit: str
-    """What is counted, for the log: `held-out tokens`."""
+    """The counted unit, for the log: `held-out tokens`."""
     counts_specials: bool = False
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""Which keys of a chat row or message change its meaning, and which ones only describe it.
+"""Decides which keys of a chat row or message change its meaning, and which only describe it.
 
 A key that no form reads is refused if its name or its value suggests that it carries meaning, such as `tools`,
 `documents` or `is_correct`. Other keys are ignored, and named once per source.
@@ -62,7 +62,7 @@ _TRUE, _FALSE = frozenset({"true", "yes", "1", "1.0"}), frozenset({"false", "no"
 
 
 class BadConversation(ValueError):  # noqa: N818 -- a refused row is counted; it is no error by itself
-    """What is wrong with one row."""
+    """A row cannot be used. The message says why."""
 
 
 class UntrainedRow(BadConversation):

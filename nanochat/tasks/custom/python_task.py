@@ -40,7 +40,7 @@ def _nanochat_example(index):
 def _nanochat_evaluate(example, completion):
     return _nanochat_task.evaluate(example, completion)
 """
-"""What is appended to the user's file, so that its line numbers stay as they are."""
+"""Code that is appended to the user's file, so that its line numbers stay as they are."""
 
 
 @dataclass(frozen=True)

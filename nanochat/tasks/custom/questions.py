@@ -40,7 +40,7 @@ class Grading:
 
 
 class Selection(Protocol):
-    """Which questions of a source are asked, and what precedes them: a suite of a plan."""
+    """A choice of questions of a source, and the text before them: a suite of a plan."""
 
     @property
     def source(self) -> SourceSpec: ...

@@ -18,7 +18,7 @@ Tokens = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class KeptLayer:
-    """What the backward pass needs of a block."""
+    """The values of a block that the backward pass needs."""
 
     before: Floats
     """The residual stream before the block."""

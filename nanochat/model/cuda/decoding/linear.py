@@ -29,7 +29,7 @@ TILE = 16
 
 
 class Mix(NamedTuple):
-    """What a block reads instead of the residual stream x: residual[at] * x + sign * factors[at] * other."""
+    """The input of a block in place of the residual stream x: residual[at] * x + sign * factors[at] * other."""
 
     residual: mx.array | None
     """Float32; None means 1."""

@@ -28,7 +28,7 @@ from nanochat.model.gpt import GPT, Embedding
 
 
 class Inputs(NamedTuple):
-    """What a step reads. Each is (B,) int32."""
+    """The inputs of a step. Each is (B,) int32."""
 
     tokens: mx.array
     newest: mx.array

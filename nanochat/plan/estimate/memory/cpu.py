@@ -13,7 +13,7 @@ from nanochat.plan.estimate.memory.sizes import (
 )
 
 _KEPT_WIDTHS, _KEPT_SHARED_WIDTHS = 8.5, 3
-"""What a block of `model.cpu.training` keeps, in units of the width: residual 1, norm 1, q before and after rotation
+"""Kept by a block of `model.cpu.training`, in units of the width: residual 1, norm 1, q before and after rotation
 and norm 2, attention's output 1, norm 1, the MLP's hidden layer 4, and k, v and value embeddings 3.5 times the share of
 key/value heads. Some of it shares memory, so the fitted numbers are smaller."""
 _RECOMPUTED_SHARE = 2.3

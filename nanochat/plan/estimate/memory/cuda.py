@@ -12,7 +12,7 @@ from nanochat.plan.estimate.memory.sizes import (
 )
 
 _KEPT_WIDTHS, _KEPT_SHARED_WIDTHS = 9, 3
-"""What a block of our kernels keeps, in units of the width: residual 1, norms 2, queries, keys and values 3 (in half of
+"""Kept by a block of our kernels, in units of the width: residual 1, norms 2, queries, keys and values 3 (in half of
 the layers 5), attention's output 1 and the squares of the MLP 4. Attention weights are recomputed, or never stored."""
 _RECOMPUTED_SHARE = 6.0
 """Peak memory of one recomputed block, relative to what it would have stored without checkpointing (fitted). A GPU

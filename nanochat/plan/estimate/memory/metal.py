@@ -18,7 +18,7 @@ from nanochat.plan.estimate.memory.sizes import (
 )
 
 _KEPT_WIDTHS, _KEPT_SHARED_WIDTHS = 17.0, 4.0
-"""What a block keeps, in units of the width. Of the MLP's hidden layer it keeps only the square. Fitted to peaks."""
+"""Kept by a block, in units of the width. Of the MLP's hidden layer it keeps only the square. Fitted to peaks."""
 _RECOMPUTED_SHARE = 2.0
 """Peak memory of one recomputed block, relative to what it would have stored without checkpointing (fitted)."""
 _INPUT_WIDTHS = 4

@@ -33,7 +33,7 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRequest:
-    """What the user asked for on the command line."""
+    """The requests of the user on the command line."""
 
     base: Path
     folder: Path
