@@ -80,7 +80,7 @@ def load_recipe(recipe: str | Path, overrides: Overrides = ()) -> LoadedRecipe:
 
 
 def plan(recipe: str | Path | LoadedRecipe, overrides: Overrides = (), *, base_dir: str | Path | None = None) -> Plan:
-    """Return what a run of a recipe would do, and what it would cost. Nothing is computed or downloaded.
+    """Return the stages that a run of a recipe would compute, and their cost. Nothing is computed or downloaded.
 
     Args:
         recipe: a path, the name of a recipe that comes with nanochat, or what `load_recipe` returned.

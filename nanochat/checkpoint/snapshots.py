@@ -150,7 +150,7 @@ def _refuse_later_format(path: Path) -> None:
 
 
 def find_damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint folder, or None if every file matches the manifest."""
+    """Return the problem with a checkpoint folder, or None if every file matches the manifest."""
     manifest = read_manifest(path)
     if manifest is None:
         return f"{MANIFEST_FILE} {'cannot be read' if (path / MANIFEST_FILE).exists() else 'is missing'}"

@@ -209,6 +209,6 @@ def _print_reply(session: ChatSession, text: str) -> None:
 
 
 def _print_notes(session: ChatSession) -> None:
-    """Print what did not fit in the last turn, to the standard error."""
+    """Print a note on text that did not fit in the last turn, to the standard error."""
     for note in session.notes:
         print(f"({note})", file=sys.stderr)

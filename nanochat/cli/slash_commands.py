@@ -66,7 +66,7 @@ _NAMES = ("/quit", "/exit", "/reset", "/new", "/system", "/temp", "/tokens", "/h
 
 
 def parse_line(line: str) -> Line:
-    """Return what a line means. A wrong command is returned as `Invalid`."""
+    """Return the meaning of a line. A wrong command is returned as `Invalid`."""
     line = line.strip()
     if not line:
         return Action.NOTHING

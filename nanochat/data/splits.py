@@ -66,7 +66,7 @@ def canonical_split(name: str) -> str:
 
 
 def held_out_by(row: Mapping[str, object]) -> str | None:
-    """Return what a row says to belong to a held-out split, such as `split: test`; None if it does not."""
+    """Return the field by which a row belongs to a held-out split, such as `split: test`; None if there is none."""
     for key in SPLIT_KEYS:
         value = row.get(key)
         if isinstance(value, str) and canonical_split(value.strip()) in HELD_OUT_SPLITS:

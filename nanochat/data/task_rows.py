@@ -28,7 +28,7 @@ class TaskRow:
     values: dict[str, object]
 
     def parse(self, parse: Callable[[dict[str, object]], Parsed]) -> Parsed:
-        """Return what `parse` makes of the values. The message of a StageError that it raises gets the place."""
+        """Return the result of `parse` for the values. The message of a StageError that it raises gets the place."""
         try:
             return parse(self.values)
         except StageError as error:

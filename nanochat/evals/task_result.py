@@ -68,7 +68,7 @@ class Cuts:
 
 
 def count_cuts(records: Sequence[ExampleRecord]) -> Cuts:
-    """Return what was cut in a suite with these records."""
+    """Return the cuts in a suite with these records."""
     problems = {(record.task, record.index): record for record in records}
     examples = [record.missing_examples for record in problems.values() if record.missing_examples is not None]
     problems_of_grading = [record.problem for record in records if record.problem]

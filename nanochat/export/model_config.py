@@ -47,7 +47,7 @@ def library_config(config: GPTConfig, form: Format) -> dict[str, Any]:
 
 
 def _own_fields(config: GPTConfig) -> dict[str, Any]:
-    """Return what only our own code reads."""
+    """Return the settings that only our own code reads."""
     variant = config.variant
     is_short = [variant.has_short_windows and window < config.sequence_len for window in config.windows]
     return {

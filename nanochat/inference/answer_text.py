@@ -62,7 +62,7 @@ class StopStrings:
         self.is_found = False
 
     def feed(self, text: str) -> str:
-        """Return what of the text so far can be shown: the end may be the beginning of a string, and is held back."""
+        """Return the part of the text so far that can be shown: its end may begin a string, and is held back."""
         self._held += text
         starts = [at for string in self._strings if (at := self._held.find(string)) >= 0]
         if starts:
@@ -71,7 +71,7 @@ class StopStrings:
         return self._release(len(self._held) - self._longest_beginning())
 
     def finish(self) -> str:
-        """Return what was held back, at the end of the answer."""
+        """Return the text that was held back, at the end of the answer."""
         return "" if self.is_found else self._release(len(self._held))
 
     def _release(self, end: int) -> str:

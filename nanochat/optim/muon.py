@@ -47,7 +47,7 @@ def polar_express(x: mx.array) -> mx.array:
 
 
 def sharded_polar_express(x: mx.array, *, group: mx.distributed.Group) -> mx.array:
-    """Return what `polar_express` returns, with the K matrices divided among the processes of the group.
+    """Return the result of `polar_express`, with the K matrices divided among the processes of the group.
 
     If K is not a multiple of the processes, the last processes also work on matrices of zeros.
     """

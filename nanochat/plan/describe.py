@@ -100,7 +100,7 @@ def describe_export(spec: ExportSpec) -> str:
 
 
 def describe_crop(cropped_frac: float) -> str:
-    """Return what cropping costs, and how to avoid it."""
+    """Return the cost of cropping, and the way to avoid it."""
     return (
         f"`pretrain.long_documents: crop` throws away {cropped_frac:.0%} of the text that is read, the ends of long "
         "documents; `keep` trains on all of it"
@@ -169,13 +169,13 @@ def export_params(spec: ExportSpec) -> Params:
 
 
 def export_outcome(metrics: Metrics) -> str:
-    """Return what the export stage did."""
+    """Return the outcome of the export stage."""
     formats = [name.removesuffix(".bytes") for name in metrics if name.endswith(".bytes")]
     return f"wrote the model for other programs: {', '.join(formats)}."
 
 
 def tokenizer_outcome(metrics: Metrics) -> str:
-    """Return what the tokenizer stage did."""
+    """Return the outcome of the tokenizer stage."""
     return (
         f"learned to cut text into {_count(metrics, 'vocab_size', 'different piece')} (tokens), "
         f"{metrics.get('bytes_per_token', float('nan')):.2f} bytes each on average."
@@ -183,7 +183,7 @@ def tokenizer_outcome(metrics: Metrics) -> str:
 
 
 def pretrain_outcome(metrics: Metrics) -> str:
-    """Return what the pretrain stage did, with bits per byte if they were measured."""
+    """Return the outcome of the pretrain stage, with bits per byte if they were measured."""
     bits = f", and needs {metrics['bpb']:.2f} bits per byte of text it has not seen" if "bpb" in metrics else ""
     return (
         f"taught a new model of {_count(metrics, 'parameters', 'parameter')} to predict the next token: "
@@ -199,7 +199,7 @@ def _crop_outcome(cropped_frac: float) -> str:
 
 
 def sft_outcome(metrics: Metrics) -> str:
-    """Return what the sft stage did, and how many conversations it could not use whole."""
+    """Return the outcome of the sft stage, and the number of conversations that it could not use whole."""
     lost = [
         f"; {what}: {_count(metrics, name, noun)}"
         for name, (what, noun) in _LOST_CONVERSATIONS.items()
@@ -214,7 +214,7 @@ def sft_outcome(metrics: Metrics) -> str:
 
 
 def rl_outcome(metrics: Metrics) -> str:
-    """Return what the rl stage did, and how the score on held-out questions changed."""
+    """Return the outcome of the rl stage, and the change of the score on held-out questions."""
     scores = [metrics[name] for name in ("score_before", "score") if name in metrics]
     change = f"; it solved {scores[0]:.1%} of held-out questions before and {scores[1]:.1%} after" if scores else ""
     return (

@@ -57,7 +57,7 @@ def is_shared(stage: StagePlan) -> bool:
 
 
 def uneven_shares(spec: StageSpec, config: GPTConfig | None, processes: int) -> tuple[str, str] | None:
-    """Return what is wrong and what to do if `processes` cannot share the rows of a step equally.
+    """Return the problem and its remedy if `processes` cannot share the rows of a step equally.
 
     None if they can, if the stage does not train, and if the length of a row is not known.
     """

@@ -55,7 +55,7 @@ def find_recipe(reference: Path, folder: Path = Path()) -> Path:
 
 
 def summarize(recipe: Path) -> Summary:
-    """Return what a shipped recipe is for and what it costs."""
+    """Return the purpose and the cost of a shipped recipe."""
     remarks = {
         key.lower(): " ".join(line.removeprefix("#").strip() for line in text.splitlines())
         for key, text in _REMARK.findall(recipe.read_text("utf-8"))

@@ -12,7 +12,7 @@ class Display(Protocol):
         """Show a permanent line."""
 
     def show_progress(self, title: str, fraction: float, text: str) -> None:
-        """Show how far the current stage is. Called a few times a second."""
+        """Show the progress of the current stage. Called a few times a second."""
 
     def clear_progress(self) -> None:
         """Remove the progress, because the stage ended."""

@@ -190,7 +190,7 @@ def _compute_stage(
 def _inputs(
     context: RunContext, session: Session, stage: StagePlan, records: dict[str, StageRecord]
 ) -> dict[Path, FileDigest]:
-    """Return what the files that a stage loads must be like."""
+    """Return the digests that the files loaded by a stage must have."""
     model = context.prepared.init_files.get(stage.name)
     inputs = dict(model.files) if model is not None else {}
     folders = session.state.folders(context.request.base)
@@ -214,7 +214,7 @@ def _stop_line(context: RunContext, message: str) -> str:
 
 
 def _what_is_saved(stop: InterruptedRun, folder: StageFolder) -> str:
-    """Return what the stage said when it stopped, or, if it was killed before it could, what its folder holds."""
+    """Return the last message of the stage, or, if it was killed before it could write one, the state of its folder."""
     if message := str(stop):
         return message.splitlines()[0].removesuffix(
             "; the same command continues"

@@ -44,7 +44,7 @@ class Snapshot:
 
 
 def take_snapshot(run: Run, base: Path) -> Snapshot:
-    """Return how far a run is. Its state is read again from its folder."""
+    """Return the progress of a run. Its state is read again from its folder."""
     run = Run(run.folder, read_run(run.folder) or run.state)
     is_active = is_in_progress(run)
     current = next((entry for entry in run.state.stages if entry.status in _WORKING), None)

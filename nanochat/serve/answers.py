@@ -87,7 +87,7 @@ class _Answer:
         self.ended: Literal["stop", "length"] | None = None
 
     def receive(self, tokens: Tokens) -> list[Delta]:
-        """Return what tokens add to the answer. The last one has their number, and why the answer ended."""
+        """Return the pieces that tokens add to the answer. The last one has their number, and why the answer ended."""
         pieces = [piece for token in tokens.ids for piece in self._decoder.feed(token)]
         if tokens.ended is not None:
             pieces += self._decoder.finish()

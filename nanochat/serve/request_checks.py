@@ -70,7 +70,7 @@ async def read_body(request: Request, schema: type[Body]) -> Body:
 
 
 def _explain(error: ValidationError) -> str:
-    """Return what is wrong with a body, as `messages.0.role: ...`."""
+    """Return the problems of a body, as `messages.0.role: ...`."""
     problems = []
     for problem in error.errors(include_url=False, include_input=False):
         where = ".".join(str(part) for part in problem["loc"])

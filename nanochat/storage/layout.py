@@ -98,7 +98,7 @@ class StageFolder:
         return sorted(path for path in found if path.is_file())
 
     def delete_scratch(self) -> None:
-        """Delete what a killed process was writing, so that it does not count as output. The lock must be held."""
+        """Delete the unfinished files of a killed process, so that they do not count as output. Needs the lock."""
         delete_scratch(self.path)
 
     def forget(self) -> None:

@@ -47,7 +47,7 @@ def find_dead_folders() -> list[Path]:
 
 
 def delete_dead_folders() -> None:
-    """Delete what `find_dead_folders` returns."""
+    """Delete the folders that `find_dead_folders` returns."""
     for folder in find_dead_folders():
         _delete(folder)
 

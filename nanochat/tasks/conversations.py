@@ -194,7 +194,7 @@ def _unpack(packed: bytes) -> Conversation:
 
 
 def form_name(value: object, *, column: str = DEFAULT_COLUMN, chat_map: ChatMap = ()) -> str:
-    """Return what the form of a decoded row is called, such as "ShareGPT (`conversations`)"."""
+    """Return the name of a decoded row's form, such as "ShareGPT (`conversations`)"."""
     if chat_map:
         return f"mapped from {', '.join(f'`{key}`' for key in mapped_keys(chat_map))}"
     if isinstance(value, list):

@@ -157,7 +157,7 @@ class _Sink(io.RawIOBase):
         return len(data)
 
     def drain(self, *, waits: bool) -> None:
-        """Write what is pending. Without waiting, keep what the reader does not take."""
+        """Write the pending bytes. Without waiting, keep those that the reader does not take."""
         with self._lock:
             while self._pending:
                 if not waits and not self._is_ready(0):

@@ -32,7 +32,7 @@ class Candidate:
 
 
 def complete_setting(text: str, recipe: Path | None) -> Iterator[Candidate]:
-    """Yield what `text`, the beginning of a `KEY=VALUE`, can become: the next part of the key, or the whole value."""
+    """Yield the completions of `text`, the beginning of a `KEY=VALUE`: the next part of the key, or the whole value."""
     key, has_value, value = text.partition("=")
     *sections, last = key.split(".")
     nodes = _expand([_schema()])

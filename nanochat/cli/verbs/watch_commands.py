@@ -34,7 +34,7 @@ _MARGIN = 9
 
 
 def watch(options: argparse.Namespace) -> None:
-    """Show how far a run is, and its curve, until it ends. Then exit with its exit code. `--once` shows it once."""
+    """Show the progress and the curve of a run until it ends. Then exit with its exit code. `--once` shows it once."""
     allow_loss()
     console = TerminalConsole()
     width = min(console.width, _MAX_WIDTH)
@@ -70,7 +70,7 @@ def _print_page(snapshot: Snapshot, console: TerminalConsole, width: int) -> Non
 
 
 def _snapshots(reference: str) -> Iterator[Snapshot]:
-    """Yield how far a run is, every `_SECONDS`, until it has ended or the output is closed."""
+    """Yield the progress of a run, every `_SECONDS`, until it has ended or the output is closed."""
     base = runtime.base_dir()
     sweep = look_for_sweep(reference, base)
     take = partial(take_snapshot, find_run(reference, base)) if sweep is None else partial(take_sweep_snapshot, *sweep)

@@ -125,7 +125,7 @@ def _kind_of_name(lower_name: str) -> FileKind | None:
 
 @functools.lru_cache(maxsize=64)
 def reader_of(path: PurePath) -> Reader | None:
-    """Return how a file is read, None if its kind is unknown."""
+    """Return the reader of a file, None if its kind is unknown."""
     kind = kind_of(path)
     return kind.reader if kind is not None else None
 

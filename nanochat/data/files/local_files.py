@@ -215,7 +215,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _hint(path: Path) -> str:
-    """Return what the user may have meant by a path that does not exist."""
+    """Return a hint for a path that does not exist, as the end of a sentence."""
     text = str(path)
     if any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in path.parts):
         return f"; a name in it is longer than {_MAX_NAME_BYTES} bytes"

@@ -101,7 +101,7 @@ def _column_problem(file: ReadableFile, column: str, columns: Mapping[str, pa.Da
 
 
 def _problem_of_cell(column: str, value: object) -> str | None:
-    """Return what is wrong with a value that is no text, None for null and blank text."""
+    """Return the problem with a value that is no text, None for null and blank text."""
     if value is None or isinstance(value, str):
         return None
     if isinstance(value, UnreadableCell):

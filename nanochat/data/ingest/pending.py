@@ -44,7 +44,7 @@ class Conversion:
 
 
 def plan_conversions(sources: Iterable[SourceSpec], *, base: Path) -> list[Conversion]:
-    """Return what has to be converted for sources, each file once. Sources that cannot be found are left out."""
+    """Return the files to convert for sources, each file once. Sources that cannot be found are left out."""
     known: set[Path] = set()
     conversions = []
     for source in sources:

@@ -152,7 +152,7 @@ def delete_download(folder: Path) -> None:
 
 
 def delete_dead_scratch(folder: Path) -> None:
-    """Delete what a killed process left in the folder of a download, but not what continues the download."""
+    """Delete the leftovers of a killed process in the folder of a download, but not the part that continues it."""
     delete_leftovers(folder)
     if (folder / _MANIFEST).is_file():
         shutil.rmtree(folder / _PARTS, ignore_errors=True)

@@ -223,6 +223,6 @@ def _announced_size(download: Download, answer: Answer, have: int) -> int | None
 
 
 def _start_again(download: Download, problem: str) -> TemporaryError:
-    """Delete what was received, so that the next attempt begins at the first byte, and return the error to raise."""
+    """Delete the received part, so that the next attempt begins at the first byte, and return the error to raise."""
     download.part.unlink(missing_ok=True)
     return TemporaryError(problem)

@@ -57,7 +57,7 @@ def pretrain_identity(recipe: Recipe, spec: PretrainSpec) -> Fields:
 
 
 def sft_identity(recipe: Recipe, spec: SftSpec) -> Fields:
-    """Return what the plan derived for fine-tuning, and the optimizer that it takes over from pretraining."""
+    """Return the values that the plan derived for sft, and the optimizer that it takes over from pretraining."""
     inherited = nondefault_fields(recipe.pretrain.optimizer, "pretrain.optimizer") if recipe.pretrain else {}
     horizon = {"steps": spec.steps, "tokens": spec.tokens, "epochs": spec.epochs, "minutes": spec.minutes}
     return (

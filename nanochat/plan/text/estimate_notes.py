@@ -26,7 +26,7 @@ _MANY_PASSES = 4
 def estimate_notes(
     stages: Sequence[StagePlan], totals: Mapping[DeviceClass, Estimate], execution: ExecutionSpec, device: DeviceClass
 ) -> list[str]:
-    """Return what the reader should know about the estimates. `totals` has an entry for each possible device class."""
+    """Return notes on the estimates for the reader. `totals` has an entry for each possible device class."""
     notes = [f"time and memory are estimates for {RATES[device].basis}"]
     if (totals[device].seconds or 0) > _WORTH_COMPARING_SECONDS:
         for name, estimate in totals.items():
@@ -88,7 +88,7 @@ def memory_notes(
 
 
 def need_less(stage: StagePlan) -> str:
-    """Return what makes a stage need less memory, other than fewer rows per forward pass."""
+    """Return the ways to reduce a stage's memory other than fewer rows per forward pass."""
     kind = STAGES[stage.name]
     if not kind.has_model:
         return "set `tokenizer.max_chars` lower"
@@ -107,7 +107,7 @@ def _advice(stage: StagePlan, available_bytes: int) -> str:
 
 
 def _time_note(stage: StagePlan) -> str | None:
-    """Return what a horizon in minutes means for a stage."""
+    """Return the meaning of a horizon in minutes for a stage."""
     spec, tokens = stage.spec, stage.estimate.tokens
     if not isinstance(spec, PretrainSpec | SftSpec) or spec.minutes is None:
         return None

@@ -70,7 +70,7 @@ class SourceUse:
 def source_uses(
     inputs: Iterable[Input], *, base: Path, look_inside: bool = False, with_pyarrow: bool = False
 ) -> list[SourceUse]:
-    """Return what is read from each source with files, in the order of the inputs.
+    """Return the use of each source with files, in the order of the inputs.
 
     Files that are missing or not downloaded yet are skipped; the checks before a run report them. With `look_inside`,
     files are opened to leave out those without content and to count documents and rows. `with_pyarrow`, which a plan

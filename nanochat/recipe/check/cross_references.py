@@ -39,7 +39,7 @@ _SCORED = (("base_eval", "suites"), ("chat_eval", "suites"), ("rl", "held_out"))
 
 
 def check_references(data: Mapping[str, Plain]) -> list[FieldProblem]:
-    """Return what is wrong with the references of a merged recipe."""
+    """Return the problems of the references in a merged recipe."""
     checks = (
         *(_check_sources, _check_weights, _check_stages, _check_grading, _check_names, _check_expectations),
         *(_check_secrets, _check_addresses),

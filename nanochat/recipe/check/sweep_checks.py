@@ -32,7 +32,7 @@ _NUMBERS = (int, float)
 
 
 def check_sweep(data: Mapping[str, Plain]) -> list[FieldProblem]:
-    """Return what is wrong with the section `sweep` of a merged recipe."""
+    """Return the problems of the section `sweep` of a merged recipe."""
     sweep = data.get("sweep")
     if not isinstance(sweep, dict):
         return []

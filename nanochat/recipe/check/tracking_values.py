@@ -43,7 +43,7 @@ _LOCAL_PATH = re.compile(r"(file:(//)?)?(?P<path>\.{0,2}/.*|mlruns/?|[^/:]+\.db)
 
 
 def check_tracking(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
-    """Yield what is wrong with the section `tracking` of a merged recipe."""
+    """Yield the problems of the section `tracking` of a merged recipe."""
     section = data.get("tracking")
     if not isinstance(section, dict):
         return

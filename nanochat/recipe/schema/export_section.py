@@ -46,7 +46,7 @@ class ExportFormats(Section):
 
     @classmethod
     def conflict(cls, given: Collection[str]) -> Conflict | None:
-        """Return what is wrong if no format is given."""
+        """Return a problem if no format is given."""
         return None if given else Conflict("missing-field", "give at least one of `mlx`, `hf` and `torch`", None)
 
 

@@ -77,7 +77,7 @@ class RowMap(Section):
 
     @classmethod
     def conflict(cls, given: Collection[str]) -> Conflict | None:
-        """Return what is wrong unless the fields are those of a conversation or those of a question."""
+        """Return a problem unless the fields are those of a conversation or those of a question."""
         of_chat, of_question = ("user", "assistant"), ("question", "answer")
         is_question = any(name in given for name in (*of_question, "choices"))
         if is_question and (other := [name for name in ("system", *of_chat) if name in given]):

@@ -75,7 +75,7 @@ class Section(BaseModel, metaclass=_SectionType):
 
     @classmethod
     def conflict(cls, given: Collection[str]) -> Conflict | None:
-        """Return what is wrong with a section that gives the fields `given`, or None."""
+        """Return the problem with a section that gives the fields `given`, or None."""
         chosen = [name for name in cls.exactly_one if name in given]
         if cls.exactly_one and len(chosen) != 1:
             choices = ", ".join(f"`{name}`" for name in cls.exactly_one)

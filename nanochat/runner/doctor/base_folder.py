@@ -22,7 +22,7 @@ _CONTENTS = ("stages", "runs", "hub", "ingest", "tokens", "blas", "kernels")
 
 
 def examine_base_folder(base: Path) -> Iterator[Diagnosis]:
-    """Yield what the base folder is like. Nothing is left behind, and no folder is created."""
+    """Yield the diagnoses of the base folder. Nothing is left behind, and no folder is created."""
     folder = existing_folder(base)
     if (problem := find_write_problem(folder)) is not None:
         text = f"{base} cannot be written ({problem}); `ls`, `report`, `plan` and chat still read it"

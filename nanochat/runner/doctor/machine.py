@@ -43,7 +43,7 @@ class Diagnosis:
 
 
 def examine_machine(base: Path) -> Iterator[Diagnosis]:
-    """Yield what the machine is like."""
+    """Yield the diagnoses of the machine."""
     yield Diagnosis("nanochat", describe_version())
     yield Diagnosis("python", f"{platform.python_version()} ({sys.executable})")
     yield Diagnosis("system", platform.platform())

@@ -27,7 +27,7 @@ _CUDA_REMEDY = "install MLX's CUDA build in an environment of its own, as the RE
 
 
 def examine_software(folder: Path) -> Iterator[Diagnosis]:
-    """Yield what the software is like. `folder` is the working directory, where results are logged by default."""
+    """Yield the diagnoses of the software. `folder` is the working directory, where results are logged by default."""
     yield from _mlx()
     yield _mlflow(folder)
     yield from _missing_packages()

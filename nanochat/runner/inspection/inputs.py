@@ -45,7 +45,7 @@ class SourceInputs:
 
 
 def source_inputs(plan: Plan, name: str) -> SourceInputs | None:
-    """Return what the stages read from the source with this name, None if no stage reads it."""
+    """Return the inputs that stages read from the source with this name, None if no stage reads it."""
     items = [(stage, item) for stage in plan.stages for item in stage.inputs if item.source.name == name]
     if not items:
         return None

@@ -29,7 +29,7 @@ _FIRST_SPECIAL = 0x110000
 def look_at_documents(
     spec: SourceSpec, split: Split, *, base: Path, tokenizer: Tokenizer | None, limit: int, samples: int
 ) -> SplitReport:
-    """Return what the first `limit` documents of a split are like. Without a tokenizer, no tokens are counted.
+    """Return a summary of the first `limit` documents of a split. Without a tokenizer, no tokens are counted.
 
     An error ends the reading. It is kept in the report, with what was read before.
     """
@@ -59,7 +59,7 @@ def look_at_task(
     limit: int,
     samples: int,
 ) -> SplitReport:
-    """Return what the conversations of a task are like: at most the first `limit`.
+    """Return a summary of the conversations of a task: at most the first `limit`.
 
     `context` is the most tokens that a conversation may have in training, None if it is not known.
     """

@@ -32,7 +32,7 @@ class PlanChecks:
 
 
 def check_plan(prepared: Prepared) -> PlanChecks:
-    """Return what the checks of a run find in the data that are quick to read."""
+    """Return the findings of a run's checks in the data that are quick to read."""
     sources = {source.name: source for stage in prepared.plan.stages for source in stage.read_sources}
     local = [source for source in sources.values() if source.builtin is None]
     reasons = dict(_find_unchecked(local, prepared.base))

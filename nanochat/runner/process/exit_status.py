@@ -93,7 +93,7 @@ def describe_halving(stage: StagePlan, child_exit: ChildExit, folder: StageFolde
 
 
 def _memory_advice(stage: StagePlan, child_exit: ChildExit) -> str:
-    """Return what the user can do about a stage that ran out of memory, or may have."""
+    """Return the remedies for a stage that ran out of memory, or may have."""
     kind = STAGES[stage.name]
     if not kind.has_model:
         return "set `tokenizer.max_chars` lower: the tokenizer holds that much text in memory"

@@ -111,7 +111,7 @@ def _run_with_batch_that_fits(
 
 
 def _prepare_folder(attempt: StageAttempt, display: Display) -> None:
-    """Remove what a killed or forced attempt left, and copy evaluation suites that are already finished elsewhere."""
+    """Remove the leftovers of a killed or forced attempt, and copy suites that are already finished elsewhere."""
     folder, identity = attempt.lookup.folder, attempt.lookup.identity
     if attempt.is_forced:
         folder.clear()
@@ -125,7 +125,7 @@ def _prepare_folder(attempt: StageAttempt, display: Display) -> None:
 
 
 def _remove_leftovers(folder: StageFolder) -> None:
-    """Remove what a killed process was writing, and the output of a stage that cannot resume."""
+    """Remove the unfinished files of a killed process, and the output of a stage that cannot resume."""
     folder.delete_scratch()
     if newest_step(folder) is None and not STAGES[folder.stage].evaluates:
         shutil.rmtree(folder.out, ignore_errors=True)  # a damaged stage starts over; suites check themselves

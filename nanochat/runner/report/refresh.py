@@ -43,7 +43,7 @@ def refresh_report(run: Run, base: Path) -> ShownReport:
 
 
 def _missing(run: Run, base: Path) -> Iterator[str]:
-    """Yield what a report shows of the finished stages and what is not here, or is damaged."""
+    """Yield a remark on each result of a finished stage that a report shows and that is not here, or is damaged."""
     if lost := run.lost(base):
         yield run.describe_lost(base, lost)
     folders = run.folders(base)

@@ -44,7 +44,7 @@ def stage_notes(folders: Mapping[str, StageFolder]) -> dict[str, list[str]]:
 
 
 def source_lines(folders: Mapping[str, StageFolder], damaged: Collection[Path]) -> list[str]:
-    """Return what each stage wrote about the files that it read, each line once with the names of the stages."""
+    """Return the lines that stages wrote about the files they read, each line once with the names of its stages."""
     stages: dict[str, list[str]] = {}
     for stage, folder in folders.items():
         if folder.sources.is_file() and folder.sources not in damaged:

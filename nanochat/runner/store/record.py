@@ -136,7 +136,7 @@ _T = TypeVar("_T", bound=BaseModel)
 
 
 def read_stored(path: Path, model: type[_T]) -> _T | None:
-    """Return what a file holds, or None if it is damaged or missing."""
+    """Return the content of a file, or None if it is damaged or missing."""
     try:
         return model.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):

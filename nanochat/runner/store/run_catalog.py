@@ -110,7 +110,7 @@ def list_damaged_runs(base: Path) -> list[RunFolder]:
 
 
 def describe_damage(folder: RunFolder) -> str:
-    """Return what is wrong with the state of a run, and what to do, as text for the user."""
+    """Return the problem with the state of a run, and its remedy, as text for the user."""
     damage = "cannot be read: it is damaged, or of a later version of nanochat"
     problem = damage if folder.state.exists() else "is missing"
     return f"{folder.state} {problem}; delete the folder {folder.path} if you do not need the run"

@@ -146,7 +146,7 @@ def newest_step(folder: StageFolder) -> int | None:
 
 
 def explain_changes(identity: StageIdentity, recipe_name: str, base: Path) -> list[str] | None:
-    """Return what differs from this stage of the latest run with the recipe's name, None if no such run had the stage.
+    """Return the differences from this stage of the latest run with the recipe's name, None if no such run had it.
 
     Runs of other recipes do not count: what differs from them is not what the user changed.
     """
@@ -156,7 +156,7 @@ def explain_changes(identity: StageIdentity, recipe_name: str, base: Path) -> li
 
 
 def explain_own_changes(stage: StagePlan, recipe_name: str, base: Path) -> list[str] | None:
-    """Return what differs from this stage of the latest run with the recipe's name, in its own fields and sources.
+    """Return the differences from this stage of the latest run with the recipe's name, in its own fields and sources.
 
     Outputs of upstream stages are left out, because they are not known yet. None if no such run had the stage.
     """
@@ -168,7 +168,7 @@ def explain_own_changes(stage: StagePlan, recipe_name: str, base: Path) -> list[
 
 
 def _earlier_identities(stage: str, recipe_name: str, base: Path) -> Iterator[StageIdentity]:
-    """Yield what this stage was in each run with the recipe's name, the newest first."""
+    """Yield the identity of this stage in each run with the recipe's name, the newest first."""
     for run in reversed(list_runs(base, recipe_name)):
         folder = run.state.folders(base).get(stage)
         if folder is not None and (identity := read_identity(folder)) is not None:

@@ -74,7 +74,7 @@ def is_pruned(run: RunState, base: Path) -> bool:
 
 
 def describe_damage(folder: SweepFolder) -> str:
-    """Return what is wrong with the state of a sweep, and what to do, as text for the user."""
+    """Return the problem with the state of a sweep, and its remedy, as text for the user."""
     return f"{folder.state} is damaged; run its recipe again, which takes finished cells from the cache"
 
 

@@ -88,7 +88,7 @@ class ModelFiles:
 
 
 def _recorded_model(folder: Path) -> ModelFiles | None:
-    """Return what the files of a model were like when they were written, None if nothing describes them.
+    """Return the digests of a model's files when they were written, None if nothing describes them.
 
     The record of a stage describes its model and the optimizer's moments; a manifest describes a folder of its own.
 
@@ -114,7 +114,7 @@ def _recorded_model(folder: Path) -> ModelFiles | None:
 
 
 def model_to_start_from(folder: Path, base: Path, *, with_optimizer: bool) -> ModelFiles:
-    """Return what the files are like that a stage with `init_from` loads, with the optimizer's moments or without.
+    """Return the digests of the files that a stage with `init_from` loads, with the optimizer's moments or without.
 
     If nothing describes a folder, its files are described as they are now. The digest of an unchanged file (path, size,
     time) is remembered under `base`.

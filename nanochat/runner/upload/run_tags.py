@@ -55,7 +55,7 @@ def process_tags(recipe: str, *, host: str, machine: str, pid: int, started: flo
 
 
 def stage_tags(entry: StageEntry, folder: StageFolder, record: StageRecord | None) -> dict[str, str]:
-    """Return what a stage was computed with, and where its results are."""
+    """Return the settings with which a stage was computed, and the places of its results."""
     tags = {"stage": entry.stage, "fingerprint": folder.path.name, "folder": str(folder.path)}
     if record is None:
         return tags

@@ -80,7 +80,7 @@ def page_on_server(uri: str) -> str | None:
 
 
 def page_server(uri: str, port: int | None, base: Path) -> PageServer:
-    """Return how to serve the page of a database on a port, or on the first free port from `MLFLOW_PORT`.
+    """Return the server for the page of a database on a port, or on the first free port from `MLFLOW_PORT`.
 
     Raises PreflightError if there is no such database or the port is taken.
     """

@@ -146,7 +146,7 @@ def _make_schedule(spec: RlSpec, questions: Questions) -> TrainingSchedule:
 
 
 def _observe(steps: AnsweredSteps, step: PolicyStep) -> Observed:
-    """Return what the progress display and the series show of the latest step."""
+    """Return the measurements of the latest step for the progress display and the series."""
     sampled = steps.sampled
     assert sampled is not None, "a step was sampled before it is observed"
     metrics = {

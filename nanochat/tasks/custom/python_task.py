@@ -61,7 +61,7 @@ class PythonTask:
         return Example(_conversation(self.file, example), meta={"example": json.dumps(example)})
 
     def grade(self, example: Example, completion: str) -> float:
-        """Return what the class's `evaluate` returns for the completion without special tokens, from 0 to 1.
+        """Return the score by the class's `evaluate` for the completion without special tokens, from 0 to 1.
 
         Raises:
             GradingError: it took too long or too much memory, or ended its process.

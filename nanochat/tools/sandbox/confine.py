@@ -78,7 +78,7 @@ def confine(settings: Settings, *, is_writable: bool, threads_before: int) -> No
 
 
 def _readable_paths() -> list[str]:
-    """Return what Python needs to import its standard library, without paths below others."""
+    """Return the paths that Python needs to import its standard library, without paths below others."""
     wanted = [*sys.path, os.path.join(sys.base_prefix, "lib"), *_SYSTEM_PATHS]  # noqa: PTH118
     paths = sorted({os.path.abspath(path) for path in wanted if os.path.exists(path)})  # noqa: PTH100, PTH110
     return [path for path in paths if not any(path.startswith(f"{above}/") for above in paths)]

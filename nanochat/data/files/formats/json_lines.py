@@ -17,7 +17,7 @@ TOO_DEEP = "JSON nested too deeply"
 
 
 def long_number() -> str:
-    """Return what is wrong with a row that holds an integer which Python refuses to read."""
+    """Return the problem with a row that holds an integer which Python refuses to read."""
     return f"holds a number of more than {sys.get_int_max_str_digits():,} digits; store it as text"
 
 

@@ -129,7 +129,7 @@ class TrainingPass:
         return gradient
 
     def _block(self, before: Floats, x0: Floats, number: int) -> tuple[KeptLayer, Floats]:
-        """Return what the backward pass needs of a block, and the residual stream after it."""
+        """Return the values of a block that the backward pass needs, and the residual stream after it."""
         weights, variant, prefix = self.weights, self.variant, f"transformer.h.{number}"
         x = before
         if variant.has_residual_lambdas:

@@ -1,4 +1,4 @@
-"""Delete what no run refers to: stages, token caches, downloads, converted copies, and what killed processes left.
+"""Delete stages, token caches, downloads and converted copies that no run needs, and leftovers of killed processes.
 
 A run refers to the stages that it computed or took from the cache, and to those whose weights `init_from` names. Its
 list of data names the data that it needs. A stage folder is kept while a process holds its lock, and a token cache or a
@@ -94,14 +94,14 @@ def delete_unreferenced_token_caches(base: Path) -> list[Unreferenced]:
 
 
 def find_dead_scratch(base: Path) -> list[Unreferenced]:
-    """Return what killed processes were writing in runs and stages that are not locked, and their temporary folders."""
+    """Return the unfinished files of killed processes in unlocked runs and stages, and their temporary folders."""
     folders = [folder for folder in _folders_with_leftovers(base) if not is_locked(folder)]
     paths = [path for folder in folders for path in find_leftovers(folder.path)]
     return [Unreferenced(path, _size_bytes(path)) for path in (*paths, *find_dead_folders())]
 
 
 def delete_dead_scratch(base: Path) -> list[Unreferenced]:
-    """Delete what `find_dead_scratch` finds, and return it."""
+    """Delete the files and folders that `find_dead_scratch` finds, and return them."""
     scratch = find_dead_scratch(base)
     for folder in _folders_with_leftovers(base):
         lock = run_lock(folder) if isinstance(folder, RunFolder) else stage_lock(folder, orphan_wait_seconds=0)

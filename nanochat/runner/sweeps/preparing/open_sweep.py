@@ -52,7 +52,7 @@ def open_sweep(sweep: PreparedSweep, *, base: Path, tracking: RunTracking) -> tu
 
 
 def cell_entry(x: PreparedCell) -> CellEntry:
-    """Return what is stored of a cell."""
+    """Return the stored entry of a cell."""
     return CellEntry(
         number=x.cell.number,
         values=json.loads(json.dumps(dict(x.cell.values))),

@@ -116,7 +116,7 @@ def _cell_table(sweep: PreparedSweep) -> str:
 
 
 def _status(x: PreparedCell) -> str:
-    """Return what happens to the stages of a cell: `cached`, or how many of them run."""
+    """Return the action for the stages of a cell: `cached`, or the number of stages that run."""
     counts = Counter(lookup.action for lookup in x.lookups)
     if len(counts) == 1:
         return next(iter(counts))

@@ -77,7 +77,7 @@ def _effect(paths: tuple[str, ...], results: Sequence[CellResult], metric: str) 
 
 
 def _others(group: Sequence[CellResult], paths: tuple[str, ...]) -> frozenset[str]:
-    """Return what the cells of a level have besides the value: the other fields, and their seeds."""
+    """Return the other properties of the cells of a level besides the value: the other fields, and their seeds."""
     rest = ({path: x for path, x in result.entry.values.items() if path not in paths} for result in group)
     return frozenset(f"{values} {result.entry.seed}" for values, result in zip(rest, group, strict=True))
 

@@ -158,7 +158,7 @@ def _as_json(values: dict[str, object]) -> JsonValue:
 
 
 def take_sweep_snapshot(folder: SweepFolder, state: SweepState, base: Path) -> Snapshot:
-    """Return how far a sweep is: a snapshot of its last cell that has begun, and how many cells have which status."""
+    """Return the progress of a sweep: a snapshot of its last cell that has begun, and the number of cells by status."""
     is_active = is_locked(folder)  # before the cells are read: what ends afterwards is seen next time
     state = read_sweep(folder) or state  # a search adds cells
     summary = SweepSummary(folder=folder, state=state, results=tuple(read_results(state, base)), is_active=is_active)

@@ -67,7 +67,7 @@ class CellDisplay:
         self._sweep.log_of_cell(self._number, text)
 
     def show_progress(self, title: str, fraction: float, text: str) -> None:
-        """Show how far the current stage is."""
+        """Show the progress of the current stage."""
         self._sweep.update(self._number, (title, fraction, text))
 
     def clear_progress(self) -> None:
