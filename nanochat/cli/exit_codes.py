@@ -69,7 +69,7 @@ def _call(command: Callable[[], None], signals: _StopSignals) -> int:
 def _explain(error: OSError) -> tuple[str, int] | None:
     """Return the message and the exit code for an error of the file system that is not a bug. None for all others."""
     from nanochat.runtime import SET_BASE_DIR
-    from nanochat.storage.files import DISK_FULL, is_no_permission
+    from nanochat.storage.files import DISK_FULL, is_lost_device, is_no_permission
 
     if error.errno in DISK_FULL:
         message = (
@@ -82,6 +82,9 @@ def _explain(error: OSError) -> tuple[str, int] | None:
         return message, PreflightError.exit_code
     if error.errno == errno.ENOENT and not _has_working_folder():
         return "the working directory no longer exists; change to another one", PreflightError.exit_code
+    if is_lost_device(error):
+        message = f"{error.filename}: {error.strerror}; its disk or server fails or was removed"
+        return message, StageError.exit_code
     if is_no_permission(error):
         message = f"{error.filename}: {error.strerror}; if it belongs to the results, {SET_BASE_DIR}"
         return message, PreflightError.exit_code

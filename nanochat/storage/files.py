@@ -23,6 +23,7 @@ from pathlib import Path
 from nanochat.storage.locking import waiting_lock
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DEVICE_LOST = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE)
 _SCRATCH_PREFIX = ".writing-"
 _MAX_PID_DIGITS = 10
 _READ_BYTES = 1 << 20
@@ -163,6 +164,11 @@ def find_write_problem(folder: Path) -> str | None:
 def is_no_permission(error: OSError) -> bool:
     """Return whether an error means that this user may not write here, or that the file system is read-only."""
     return isinstance(error, PermissionError) or error.errno == errno.EROFS
+
+
+def is_lost_device(error: OSError) -> bool:
+    """Return whether an error about a file means that its disk fails, was unplugged, or is on a server that is gone."""
+    return error.errno in _DEVICE_LOST and error.filename is not None
 
 
 def delete(path: Path) -> None:

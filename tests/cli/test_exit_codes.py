@@ -58,6 +58,8 @@ def fail_with(request, monkeypatch, tmp_path):
         (PermissionError(13, "Permission denied", "x"), 3),
         (OSError(30, "Read-only file system", "x"), 3),
         (OSError(5, "Input/output error"), 1),
+        (OSError(5, "Input/output error", "x"), 4),
+        (OSError(116, "Stale file handle", "x"), 4),
         (BrokenPipeError(32, "Broken pipe"), 1),  # of another pipe: that of the output raises nothing
     ],
 )

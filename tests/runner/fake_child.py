@@ -102,6 +102,8 @@ if how == "notes":
     print("note: step_00000008 is damaged\nnot a note\nnote: half", end="", flush=True)
 if how == "edits the data":
     write(job["spec"]["source"]["path"][0], "one more line\n", "a")
+if how == "loses its folder":  # to somebody who deletes or moves it while the stage runs
+    os.rename(folder, folder + "-moved")
 if how == "killed":
     kill_itself("SIGKILL")
 if how == "is worse":  # than the stages that train well, until it is asked to stop

@@ -142,6 +142,16 @@ def test_data_that_change_during_the_run_are_not_used_under_the_digest_of_the_pl
     assert bench.calls() == ["tokenizer", *ALL]
 
 
+def test_a_folder_that_is_moved_while_its_stage_runs_is_named(bench):
+    """The same command computes the stage again."""
+    bench.control(pretrain="loses its folder")
+    with pytest.raises(StageError, match=r"stages/pretrain/\w+ was deleted or moved while pretrain ran"):
+        bench.run()
+    bench.control()
+    bench.run()
+    assert bench.calls() == ["tokenizer", "pretrain", *ALL[1:]]
+
+
 def test_notes_in_the_log_of_a_stage_are_shown_once(bench):
     """Other lines and incomplete lines are not shown."""
     bench.control(pretrain="notes")

@@ -31,6 +31,11 @@ ERRORS = {
     "memory of MLX": (RuntimeError("[malloc] Unable to allocate 9 bytes."), OUT_OF_MEMORY, "allocate 9 bytes"),
     "memory of Metal": (RuntimeError("[METAL] failed: Insufficient Memory"), OUT_OF_MEMORY, "Insufficient Memory"),
     "full disk": (OSError(errno.ENOSPC, "No space left on device"), 4, "make room"),
+    "lost disk": (
+        OSError(errno.EIO, "Input/output error", "a.txt"),
+        4,
+        "tokenizer: a.txt: Input/output error; its disk",
+    ),
     "bug": (RuntimeError("shapes (3) and (4)"), 1, "Traceback (most recent call last)"),
 }
 

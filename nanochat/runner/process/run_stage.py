@@ -18,7 +18,7 @@ from nanochat.plan.specs.job import Job
 from nanochat.plan.stages import STAGES
 from nanochat.runner.display import Display
 from nanochat.runner.process.child import COMMAND, LAUNCHER, ChildExit, Progress, run_child
-from nanochat.runner.process.exit_status import describe_halving, halve_batch, raise_for_exit
+from nanochat.runner.process.exit_status import StageBugError, describe_halving, halve_batch, raise_for_exit
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.store import record as records
 from nanochat.runner.store.cleanup.checkpoint_cleanup import delete_checkpoints
@@ -75,10 +75,15 @@ def execute_stage(attempt: StageAttempt, lock: StageLock, *, interrupts: Interru
     commits = {source.name: resolve_revision(source, base=attempt.base, offline=True) for source in stage.read_sources}
     _prepare_folder(attempt, display)
     started = time.time()
-    with measuring_system(folder.system, attempt.system_metrics_every_seconds):
-        child_exit = _run_with_batch_that_fits(attempt, lock, interrupts=interrupts, display=display)
-    raise_for_exit(child_exit, stage, folder)
-    record = _record(attempt, child_exit, started=started, commits=commits)
+    try:
+        with measuring_system(folder.system, attempt.system_metrics_every_seconds):
+            child_exit = _run_with_batch_that_fits(attempt, lock, interrupts=interrupts, display=display)
+        raise_for_exit(child_exit, stage, folder)
+        record = _record(attempt, child_exit, started=started, commits=commits)
+    except (FileNotFoundError, StageBugError) as error:
+        if folder.job.is_file():
+            raise
+        raise StageError(f"{folder.path} was deleted or moved while {stage.name} ran") from error
     record.write(folder.record)
     delete_checkpoints(folder)
     return record

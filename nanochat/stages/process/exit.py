@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nanochat.errors import BUG, OK, OUT_OF_MEMORY, NanochatError, PreflightError, StageError
 from nanochat.plan.specs.job import Job
-from nanochat.storage.files import DISK_FULL, is_no_permission, write_text
+from nanochat.storage.files import DISK_FULL, is_lost_device, is_no_permission, write_text
 from nanochat.storage.layout import StageFolder
 
 _OUT_OF_MEMORY_TEXTS = (
@@ -41,6 +41,9 @@ def run_guarded(job: Job, run: Callable[[], None]) -> int:
             return _report(folder, _disk_full_message(stage, error), StageError.exit_code)
         if isinstance(error, OSError) and is_no_permission(error):
             return _report(folder, f"{stage}: {error.filename}: {error.strerror}", PreflightError.exit_code)
+        if isinstance(error, OSError) and is_lost_device(error):
+            message = f"{stage}: {error.filename}: {error.strerror}; its disk or server fails or was removed"
+            return _report(folder, message, StageError.exit_code)
         return _report(folder, traceback.format_exc(), BUG)
     return OK
 
