@@ -72,8 +72,10 @@ def _explain(error: OSError) -> tuple[str, int] | None:
     from nanochat.storage.files import DISK_FULL, is_lost_device, is_no_permission
 
     if error.errno in DISK_FULL:
+        is_too_large = error.errno == errno.EFBIG
+        what = "a file is larger than its disk or `ulimit -f` allows" if is_too_large else "the disk is full"
         message = (
-            f"the disk is full ({error}). Everything saved before is intact. Free some space, for example"
+            f"{what} ({error}). Everything saved before is intact. Free some space, for example"
             " with `nanochat-run gc`, then run the same command again."
         )
         return message, StageError.exit_code

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from nanochat.storage.locking import waiting_lock
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space, the end of a quota, or a file that is too large for its file system (4 GB on FAT) or for `ulimit -f`."""
 _DEVICE_LOST = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE)
 _SCRATCH_PREFIX = ".writing-"
 _MAX_PID_DIGITS = 10

@@ -54,6 +54,7 @@ def fail_with(request, monkeypatch, tmp_path):
         (SystemExit(7), 7),
         (SystemExit("a library gives up"), 1),
         (OSError(28, "No space left on device"), 4),
+        (OSError(27, "File too large"), 4),
         (OSError(36, "File name too long", "x" * 300), 3),
         (PermissionError(13, "Permission denied", "x"), 3),
         (OSError(30, "Read-only file system", "x"), 3),
