@@ -166,10 +166,15 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("is_complete", [True, False], ids=["complete", "stopped"])
-@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in DAMAGES.items() for kind in kinds])
+@pytest.mark.parametrize(
+    ("name", "kind", "is_complete"),
+    [
+        *((name, kind, True) for name, kinds in DAMAGES.items() for kind in kinds),
+        *((name, kind, False) for name in DAMAGES for kind in ("flipped", "lost")),
+    ],
+)
 def test_damaged_file_of_a_cache_is_named_and_made_again(files, source, tokenizer, base, name, kind, is_complete):
-    """Neither size nor time of a flipped file say that it is damaged."""
+    """Neither size nor time of a flipped file say that it is damaged. The cache is complete, or its making stopped."""
     cached_stream(source, "train", tokenizer, base=base)
     (folder,) = (base / "tokens").iterdir()
     cached_stream(files.source("*", max_document_chars=80), "train", tokenizer, base=base)

@@ -9,8 +9,6 @@ import ctypes
 import errno
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,12 +59,10 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def finished(bench, monkeypatch):
-    """A bench whose recipe has run, with its base folder as the one of all commands."""
-    bench.run()
-    bench.calls()
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(bench.base))
-    return bench
+def finished(finished):
+    """The bench whose recipe has run, without the calls of that run."""
+    finished.calls()
+    return finished
 
 
 READING = [
@@ -145,14 +141,17 @@ def test_base_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch, what):
 
 
 @pytest.mark.parametrize(("name", "value"), [("HOME", None), ("NANOCHAT_BASE_DIR", "~nobody-of-this-name/x")])
-def test_user_without_a_home_folder_is_told_to_name_one(name, value, tmp_path):
+def test_user_without_a_home_folder_is_told_to_name_one(name, value, monkeypatch, capsys):
     """Containers run with user ids that no file describes."""
-    environment = {key: text for key, text in os.environ.items() if key not in ("HOME", "NANOCHAT_BASE_DIR")}
-    environment |= {} if value is None else {name: value}
-    code = (
-        "import pwd, sys\nfrom nanochat.cli.run import main\n"
-        "def unknown(*_): raise KeyError\npwd.getpwuid = unknown\nsys.exit(main(['ls']))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "there is no such home folder; set NANOCHAT_BASE_DIR" in done.stderr
+
+    def unknown(user: object) -> None:
+        raise KeyError(user)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for variable in ("HOME", "NANOCHAT_BASE_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    if value is not None:
+        monkeypatch.setenv(name, value)
+    assert command.main(["ls"]) == 3
+    said = capsys.readouterr()
+    assert said.out == "" and "there is no such home folder; set NANOCHAT_BASE_DIR" in said.err
