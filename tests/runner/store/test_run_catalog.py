@@ -58,36 +58,36 @@ def replace_by_folder(state: Path) -> None:
     state.mkdir()
 
 
-@pytest.mark.parametrize(
-    ("damage", "problem"),
-    [
-        (lambda state: state.write_bytes(b""), "cannot be read"),
-        (lambda state: state.write_bytes(state.read_bytes()[:-100]), "cannot be read"),
-        (lambda state: state.write_bytes(b"\xff" + state.read_bytes()), "cannot be read"),
-        (lambda state: state.write_text("[]"), "cannot be read"),
-        (lambda state: state.write_text(state.read_text().replace('"<= 9"', '"<~ 9"')), "cannot be read"),
-        (replace_by_folder, "cannot be read"),
-        (Path.unlink, "is missing"),
-    ],
-    ids=["empty", "cut", "other bytes", "other type", "wrong condition", "folder", "missing"],
-)
-def test_a_run_with_a_damaged_state_is_listed_and_never_replaced_by_an_older_one(
-    bench, damage, problem, monkeypatch, capsys
-):
+DAMAGES = {
+    "empty": lambda state: state.write_bytes(b""),
+    "cut": lambda state: state.write_bytes(state.read_bytes()[:-100]),
+    "other bytes": lambda state: state.write_bytes(b"\xff" + state.read_bytes()),
+    "other type": lambda state: state.write_text("[]"),
+    "wrong condition": lambda state: state.write_text(state.read_text().replace('"<= 9"', '"<~ 9"')),
+    "missing": Path.unlink,
+    "folder": replace_by_folder,
+}
+
+
+def test_a_run_with_a_damaged_state_is_listed_and_never_replaced_by_an_older_one(bench, monkeypatch, capsys):
     """`ls` names its file, and so does every command that would use it. Nothing is collected meanwhile."""
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(bench.base))
     older = bench.run("expect={pretrain.bpb: '<= 9'}", "pretrain.horizon.steps=3", last="tokenizer")
     run = bench.run("expect={pretrain.bpb: '<= 9'}", "name=tiny", last="tokenizer", force=("tokenizer",))
-    damage(run.folder.state)
-    assert main(["ls"]) == 0
-    listed = [line for line in capsys.readouterr().out.splitlines() if " damaged " in line]
-    assert len(listed) == 1 and listed[0].startswith(run.reference) and str(run.folder.state) in listed[0]
-    for reference in ("tiny", run.reference, str(run.folder.path)):
-        with pytest.raises(RecipeError, match=f"run.json {problem}"):
-            find_run(reference, bench.base)
-    assert find_run(older.reference, bench.base).folder == older.folder
-    assert main(["gc"]) == 3
-    assert str(run.folder.state) in capsys.readouterr().err
+    content = run.folder.state.read_bytes()
+    for name, damage in DAMAGES.items():
+        run.folder.state.write_bytes(content)
+        damage(run.folder.state)
+        assert main(["ls"]) == 0
+        listed = [line for line in capsys.readouterr().out.splitlines() if " damaged " in line]
+        assert len(listed) == 1 and listed[0].startswith(run.reference) and str(run.folder.state) in listed[0], name
+        problem = "is missing" if name == "missing" else "cannot be read"
+        for reference in ("tiny", run.reference, str(run.folder.path)):
+            with pytest.raises(RecipeError, match=f"run.json {problem}"):
+                find_run(reference, bench.base)
+        assert find_run(older.reference, bench.base).folder == older.folder
+        assert main(["gc"]) == 3
+        assert str(run.folder.state) in capsys.readouterr().err
     shutil.rmtree(run.folder.path)
     assert find_run("tiny", bench.base).folder == older.folder
 

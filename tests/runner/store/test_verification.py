@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -45,8 +46,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damaged_file_of_a_stage_is_named_and_the_stage_alone_is_computed_again(bench, damage):
+def test_damaged_file_of_a_stage_is_named_and_the_stage_alone_is_computed_again(bench):
     """All files of all stages are damaged in `tests/torture/damage.py`."""
     bench.run("seed=2", "name=other", last="pretrain")
     other = bench.stage_folder("pretrain").path
@@ -54,10 +54,10 @@ def test_damaged_file_of_a_stage_is_named_and_the_stage_alone_is_computed_again(
     (folder,) = (StageFolder(path) for path in other.parent.iterdir() if path != other)
     before = read_record(folder)
     bench.calls()
-    for name in ("record.json", "out/model/model.safetensors"):
-        damage(folder.path / name, other / name)
+    for damage, name in itertools.product(DAMAGES, ("record.json", "out/model/model.safetensors")):
+        DAMAGES[damage](folder.path / name, other / name)
         lookup = {x.stage.name: x for x in bench.prepare().look_up_cache()}["pretrain"]
-        assert (lookup.action, name in lookup.reason) == ("run", True), lookup.reason
+        assert (lookup.action, name in lookup.reason) == ("run", True), (damage, lookup.reason)
         bench.run(last="pretrain")
         assert bench.calls() == ["pretrain"]
         assert "2-pretrain: runs, " in bench.display.text and name in bench.display.text
@@ -100,25 +100,28 @@ def test_copied_base_folder_is_read_once_and_then_trusted(bench):
     assert weights.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("damage", [flip, *DAMAGES.values()], ids=["flipped, same time", *DAMAGES])
-def test_damaged_model_is_refused_before_it_is_loaded(bench, damage):
+def test_damaged_model_is_refused_before_it_is_loaded(bench):
     """This is what chat, export and `init_from` do. A copy without a record is taken as it is."""
     bench.run("seed=2", "name=other", last="pretrain")
     bench.run(last="pretrain")
     bench.calls()
     model, other = (resolve_model(name, bench.base) for name in ("tiny", "other"))
-    check_model(model)
-    damage(model / "model.safetensors", other / "model.safetensors")
-    with pytest.raises(PreflightError, match=re.escape(f"{model / 'model.safetensors'} ") + ".*run its recipe"):
+    weights, kept = model / "model.safetensors", bench.folder / "kept"
+    shutil.copy2(weights, kept)
+    for name, damage in {"flipped, same time": flip, **DAMAGES}.items():
+        shutil.copy2(kept, weights)
         check_model(model)
-    start = ("tokenizer=null", "model=null", "pretrain=null", "base_eval=null", "chat_eval=null", "name=tuned")
-    with pytest.raises(
-        PreflightError, match=r"model.safetensors .*run its recipe again, which computes pretrain again"
-    ):
-        bench.run(*start, f"sft.init_from={model}", "sft.tokens_per_step=64")
-    assert bench.calls() == [] and not (bench.base / "stages" / "sft").exists()
-    if (model / "model.safetensors").exists():
-        check_model(shutil.copytree(model, bench.folder / "copy"))
+        damage(weights, other / "model.safetensors")
+        with pytest.raises(PreflightError, match=re.escape(f"{weights} ") + ".*run its recipe"):
+            check_model(model)
+        start = ("tokenizer=null", "model=null", "pretrain=null", "base_eval=null", "chat_eval=null", "name=tuned")
+        with pytest.raises(
+            PreflightError, match=r"model.safetensors .*run its recipe again, which computes pretrain again"
+        ):
+            bench.run(*start, f"sft.init_from={model}", "sft.tokens_per_step=64")
+        assert bench.calls() == [] and not (bench.base / "stages" / "sft").exists()
+        if weights.exists():
+            check_model(shutil.copytree(model, bench.folder / name))
 
 
 def test_report_and_upload_leave_out_and_name_what_is_damaged(bench):
