@@ -12,9 +12,10 @@ from nanochat.runner.report.run_summary import status_of
 from nanochat.runner.store.run_catalog import Run
 from nanochat.runner.store.run_state import RunState, read_run
 from nanochat.runner.store.session import is_in_progress
+from nanochat.storage.series import TRAIN_LOSS, TRAIN_REWARD, VAL_BPB
 
 _WORKING = ("running", "interrupted", "failed")
-_CURVES = ("train/reward", "train/loss", "val/bpb")
+_CURVES = (TRAIN_REWARD, TRAIN_LOSS, VAL_BPB)
 """The metrics whose curve is shown, the first that a stage has."""
 
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+TRAIN_LOSS, TRAIN_REWARD, VAL_LOSS, VAL_BPB = "train/loss", "train/reward", "val/loss", "val/bpb"
+"""Names of metrics that stages log and that reports, `watch` and sweeps read."""
 SUITE_PREFIX = "eval/"
 """Begins the names of the scores of suites that run during training."""
 

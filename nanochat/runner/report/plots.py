@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nanochat.runner.report.scores import Suite
 from nanochat.storage.files import atomic_write
-from nanochat.storage.series import SUITE_PREFIX
+from nanochat.storage.series import SUITE_PREFIX, TRAIN_LOSS, TRAIN_REWARD
 from nanochat.tracking.points import read_points
 
 if TYPE_CHECKING:  # imported only when something is drawn, because it takes long
@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # imported only when something is drawn, because it takes lon
 
 SCORES_PLOT = "scores.png"
 REWARD_PLOT = "reward.png"
-_REWARD = "train/reward"
 
 Curve = tuple[list[int], list[float]]
 _SMOOTHING_SHARE = 50
@@ -51,11 +50,11 @@ def draw_curves(streams: Mapping[str, Path], folder: Path) -> list[Path]:
     """
     by_stage = {stage: read_curves(path) for stage, path in streams.items()}
     for curves in by_stage.values():
-        if _REWARD in curves:  # its loss says nothing: it is near 0 before and after
-            curves.pop("train/loss", None)
+        if TRAIN_REWARD in curves:  # its loss says nothing: it is near 0 before and after
+            curves.pop(TRAIN_LOSS, None)
     plots: list[tuple[str, str, Callable[[str], bool]]] = [
         ("loss.png", "loss (nats per token) and bits per byte", lambda n: n.endswith(("loss", "bpb"))),
-        (REWARD_PLOT, "mean reward, and score on held-out questions", lambda n: n in (_REWARD, "held_out/score")),
+        (REWARD_PLOT, "mean reward, and score on held-out questions", lambda n: n in (TRAIN_REWARD, "held_out/score")),
         ("suites.png", "scores of suites during training", _is_score),
         ("learning_rate.png", "learning rate", lambda n: "lr" in n.rpartition("/")[2].split("_")),
     ]

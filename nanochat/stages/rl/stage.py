@@ -30,6 +30,7 @@ from nanochat.stages.training.rows import choose_micro_batch
 from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.stages.training.steps import Observed
 from nanochat.stages.training.training import Training
+from nanochat.storage.series import TRAIN_REWARD
 from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.policy_gradient import Objective
 from nanochat.train.policy_step import PolicyStep
@@ -150,7 +151,7 @@ def _observe(steps: AnsweredSteps, step: PolicyStep) -> Observed:
     sampled = steps.sampled
     assert sampled is not None, "a step was sampled before it is observed"
     metrics = {
-        "train/reward": sampled.reward,
+        TRAIN_REWARD: sampled.reward,
         "train/grade": sampled.grade,
         "train/answer_tokens": sampled.answer_tokens,
         "train/no_signal_frac": sampled.no_signal_frac,
@@ -172,7 +173,7 @@ def _observe(steps: AnsweredSteps, step: PolicyStep) -> Observed:
 def _warn_of_equal_rewards(context: StageContext, spec: RlSpec) -> None:
     """Warn the user if no step changed the model: answers with an advantage of 0 have no gradient."""
     reason = None
-    if spec.centre == "none" and not any(context.logged_values("train/reward")):
+    if spec.centre == "none" and not any(context.logged_values(TRAIN_REWARD)):
         reason = "all answers earned a reward of 0"
     if spec.centre == "group" and min(context.logged_values("train/no_signal_frac")) == 1:
         reason = "all answers to a question earned the same reward"
@@ -191,7 +192,7 @@ def _metrics(
         **position.metrics(),
         **{f"{name}_before": value for name, value in held_out.scores(0).items()},
         **held_out.measured,
-        "reward": context.logged_values("train/reward")[-1],
+        "reward": context.logged_values(TRAIN_REWARD)[-1],
         "prompts": float(prompts),
         "answers": float(prompts * spec.samples_per_prompt),
         "epochs": prompts / len(questions),

@@ -25,6 +25,7 @@ from nanochat.stages.training.checkpoints import TrainingCheckpoints, split_stat
 from nanochat.stages.training.monitored_suites import MonitoredSuites
 from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.stages.training.steps import Observed, StepSource
+from nanochat.storage.series import TRAIN_LOSS
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import Intervals, LoopCallbacks, StepReport, TrainingPosition
 from nanochat.train.loop import train
@@ -156,7 +157,7 @@ class Training:
     def _log(self, report: StepReport) -> None:
         step, result = report.position.step, report.result
         if result.is_applied:
-            metrics = {"train/loss": float(result.loss), "train/grad_norm": float(result.grad_norm)}
+            metrics = {TRAIN_LOSS: float(result.loss), "train/grad_norm": float(result.grad_norm)}
         else:
             metrics = {"train/skipped_steps": float(report.position.skipped_steps)}
         observed = self.observe() if self.observe is not None else Observed(tokens=self.schedule.tokens_per_step)

@@ -13,9 +13,9 @@ from nanochat.stages.process.context import StageContext, indented
 from nanochat.stages.suites.held_out_text import HeldOutBatch
 from nanochat.stages.training.training import Training
 from nanochat.storage.files import write_text
+from nanochat.storage.series import VAL_BPB, VAL_LOSS
 from nanochat.train.callbacks import TrainingPosition
 
-VAL_LOSS, VAL_BPB = "val/loss", "val/bpb"
 _SAMPLE_HEADING = "\n## Step "
 
 

@@ -15,6 +15,7 @@ from nanochat.runner.store.verification import damage_to_read
 from nanochat.runner.sweeps.results.cell_results import CellResult
 from nanochat.runner.sweeps.results.effects import Effect
 from nanochat.runner.sweeps.results.table import describe_setting
+from nanochat.storage.series import TRAIN_LOSS
 from nanochat.tracking.points import read_points
 
 if TYPE_CHECKING:  # imported only when something is drawn, because it takes long
@@ -101,7 +102,7 @@ def _loss_curve(result: CellResult, base: Path) -> tuple[list[int], list[float]]
         return None
     if damage_to_read(folders[stage], records.get(stage), folders[stage].metrics) is not None:
         return None
-    points = [point for point in read_points(folders[stage].metrics) if point.name.endswith("train/loss")]
+    points = [point for point in read_points(folders[stage].metrics) if point.name == TRAIN_LOSS]
     points = [point for point in points if math.isfinite(point.value)]
     return ([point.step for point in points], [point.value for point in points]) if points else None
 

@@ -21,6 +21,7 @@ from nanochat.plan.stages import training_stages
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.sweeps.results.cell_results import CellResult, Setting
 from nanochat.storage.layout import StageFolder
+from nanochat.storage.series import TRAIN_LOSS
 from nanochat.tracking.points import read_points
 
 SHARES = (0.25, 0.5, 0.75)
@@ -47,7 +48,7 @@ def losses_of(result: CellResult, base: Path) -> Losses:
 
 def _losses_in(folder: StageFolder, steps: int) -> Iterator[tuple[int, float]]:
     """Yield the number and the loss of each milestone that a stage has reached."""
-    points = [(point.step, point.value) for point in read_points(folder.metrics) if point.name == "train/loss"]
+    points = [(point.step, point.value) for point in read_points(folder.metrics) if point.name == TRAIN_LOSS]
     for number, share in enumerate(SHARES, start=1):
         near = [loss for step, loss in points if (share - _WINDOW) * steps < step <= share * steps]
         if near and points[-1][0] >= share * steps:
