@@ -77,10 +77,10 @@ def _find_folder(path: Path, model_config: Mapping[str, Any]) -> Path:
 
 def _prompts(given: Any) -> Sequence[str | Messages]:
     """Return the prompts and conversations of an input in any of the forms of `predict`."""
-    if hasattr(given, "to_dict"):  # a data frame
+    if hasattr(given, "iterrows"):  # a data frame
         rows = given.to_dict(orient="records")
         return [prompt for row in rows for prompt in _prompts(row)]
-    if hasattr(given, "tolist"):  # an array
+    if hasattr(given, "tolist"):  # an array, or a column of a data frame
         given = given.tolist()
     if isinstance(given, str):
         return [given]

@@ -62,6 +62,8 @@ def test_model_is_logged_once_with_its_run_metrics_and_data_sets(store, shelf):
 @pytest.mark.parametrize("is_uploaded", [True, False])
 def test_logged_model_answers_as_the_model_does(store, shelf, load_model, is_uploaded):
     """Prompts and messages, uploaded or where it was. An uploaded file takes no space of its own."""
+    import pandas  # here, as MLflow above
+
     Sender(store).send(shelf.view(is_uploaded=is_uploaded))
     loaded = load_model("models:/speller@best")
     model = nanochat.load(shelf.model.folder)
@@ -69,7 +71,9 @@ def test_logged_model_answers_as_the_model_does(store, shelf, load_model, is_upl
     answers = [model.chat(prompt, **ANSWER) for prompt in prompts]
     assert all(answers)
     messages = [{"role": "user", "content": prompts[0]}]
-    assert loaded.predict(prompts, params=ANSWER) == answers
+    table = pandas.DataFrame({"prompt": prompts})
+    for given in (prompts, table, table["prompt"], table.to_numpy()):
+        assert loaded.predict(given, params=ANSWER) == answers
     assert loaded.predict({"messages": messages}, params=ANSWER) == answers[:1]
     assert loaded.predict(messages, params=ANSWER) == answers[:1]
     location = store.client.get_logged_model(ModelLink.read(shelf.model.link).model_id).artifact_location
