@@ -80,7 +80,7 @@ def test_render_plan_names_a_horizon_in_minutes(compiled: Compile) -> None:
 def test_render_plan_names_the_suites_during_training_and_their_share_of_the_time(compiled: Compile) -> None:
     """Pretraining: 367 steps of 4,096 tokens and 4 times 1M tokens, a forward pass each, at 40 GFLOP/s.
 
-    A token has 7,275,264 FLOPs of training and a third in a forward pass, which takes 4/3 of its time between steps:
+    A token has 7,275,264 FLOPs of training and a third in a forward pass, which takes 4/3 of that time on a CPU:
     273.4 s of training, 323.3 s of suites, and a second to start. Fine-tuning has 98 steps: 73.0 s, and suites once.
     """
     flags = ("run.monitor.evaluate.suites={text: {task: bpb}}", "run.monitor.evaluate.every_steps=100")
