@@ -51,6 +51,8 @@ def explain_syntax_error(
 def _explain_end(mark: yaml.Mark, start: yaml.Mark, context: str, rest: str) -> tuple[yaml.Mark, str, str]:
     """Explain a text that ends too early, and point at the bracket or quote that is still open."""
     opening = rest[:1]
+    if "flow" in context and opening not in ("[", "{"):  # the parser waits for a value, and forgets the bracket
+        return start, "a `[` or `{` is never closed", "close it, or put a text that begins with it in quotes"
     if "flow" in context:
         return start, f"this `{opening}` is never closed", f"close it with `{'}' if opening == '{' else ']'}`"
     if "quoted scalar" in context:
