@@ -10,12 +10,11 @@ Shapes: B batch, H query heads, G key/value heads, T queries, S keys (S >= T), D
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Literal, cast
+from typing import Literal
 
 import mlx.core as mx
 
-from nanochat.model.cuda.launch import THREADS, VECTOR_INDEX, Kernel
+from nanochat.model.cuda.windows import Window, overlapping_windows
 from nanochat.model.device import computes_on_cuda, runs_kernels
 from nanochat.model.layers import visible_keys
 
@@ -23,8 +22,6 @@ _FUSED_MULTIPLE, _FUSED_HEAD_SIZE = 128, 128
 """cuDNN's fused attention with gradients takes a multiple of this many queries, and heads of at most this size."""
 _MAX_BLOCKS = 4
 """Most blocks after the first one: each is a kernel launch of its own."""
-Window = tuple[int, int]
-"""First position, and the position after the last."""
 
 
 def fused_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
@@ -108,53 +105,3 @@ def _attend(
     """Return fused attention of (B, T, H, D) and (B, S, G, D), as (B, T, H, D)."""
     by_head = (x.swapaxes(1, 2) for x in (queries, keys, values))
     return mx.fast.scaled_dot_product_attention(*by_head, scale=scale, mask=mask).swapaxes(1, 2)
-
-
-def overlapping_windows(x: mx.array, windows: tuple[Window, ...]) -> tuple[mx.array, ...]:
-    """Return views x[:, first:end] of (B, T, ...), one per window; together the windows cover all positions."""
-    return _overlapping_windows(windows)(x)
-
-
-@functools.cache
-def _overlapping_windows(windows: tuple[Window, ...]) -> Callable[..., tuple[mx.array, ...]]:
-    @mx.custom_function
-    def run(x: mx.array) -> tuple[mx.array, ...]:
-        return tuple(x[:, first:end] for first, end in windows)
-
-    @run.vjp
-    def _backward(x: mx.array, cotangents: tuple[mx.array, ...], _: tuple[mx.array, ...]) -> mx.array:
-        batch, length = x.shape[:2]
-        flat = [cotangent.reshape(-1) for cotangent in cotangents]
-        vectors = x.size // 8
-        (total,) = _kernel(windows)(
-            *flat,
-            sizes=[vectors],
-            blocks=-(-vectors // THREADS),
-            shapes=[x.shape],
-            dtypes=[x.dtype],
-            constants={"T": length, "F": x.size // (batch * length)},
-        )
-        return total
-
-    return cast("Callable[..., tuple[mx.array, ...]]", run)
-
-
-@functools.cache
-def _kernel(windows: tuple[Window, ...]) -> Kernel:
-    body = (
-        VECTOR_INDEX
-        + """
-  const size_t row = at / ((size_t)T * F), within = at % ((size_t)T * F);
-  float total[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f}, part[8];
-"""
-    )
-    for i, (first, end) in enumerate(windows):
-        body += f"""
-  if (within >= (size_t){first} * F && within < (size_t){end} * F) {{
-    nanochat::load(part{i} + row * {end - first} * F + within - (size_t){first} * F, part);
-#pragma unroll
-    for (int e = 0; e < 8; ++e) total[e] += part[e];
-  }}
-"""
-    body += "  nanochat::store(total_out + at, total);\n"
-    return Kernel("sum_windows", tuple(f"part{i}" for i in range(len(windows))), ("total_out",), ("vectors",), body)

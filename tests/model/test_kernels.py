@@ -14,9 +14,9 @@ from nanochat.inference.kv_cache import DecodingCache, PromptCache, PromptCopy, 
 from nanochat.model import layers
 from nanochat.model.config import SOFTCAP, GPTConfig
 from nanochat.model.cuda import embedding, qkv, residual, softcap_loss, squared_relu
+from nanochat.model.cuda.windows import overlapping_windows
 from nanochat.model.device import runs_kernels
 from nanochat.model.dispatch import FastGPT, attention, summed_loss, token_losses
-from nanochat.model.fused_attention import overlapping_windows
 from nanochat.model.layers import norm, rotate
 from nanochat.model.low_memory.loss import plain_losses
 
