@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from nanochat.model.device import runs_kernels
-from nanochat.optim.adamw import adamw_update, fused_adamw_update
+from nanochat.optim.adamw import adamw_update
+from nanochat.optim.fused_adamw import fused_adamw_update
 from nanochat.optim.fused_muon import fused_muon_update
 from nanochat.optim.gradients import added, grad_norm
 from nanochat.optim.muon import muon_update
