@@ -53,7 +53,10 @@ _WITH_MLFLOW = (
     "tests/runner/test_upload.py",
     "tests/cli/test_ui.py",
 )
-_FIRST = ("mlflow", "tests/e2e/", "tests/runner/", "tests/stages/", "tests/package/", "tests/plan/test_new_stage.py")
+_FIRST = (
+    *("mlflow", "tests/e2e/", "tests/runner/", "tests/stages/", "tests/package/"),
+    *("tests/plan/test_new_stage.py", "tests/recipe/test_mutations.py", "tests/checkpoint/test_malformed_folders.py"),
+)
 """Groups whose tests take long. If they came last, one process would wait for the other."""
 _chosen = runtime.prepare(device=runtime.environment("NANOCHAT_TEST_DEVICE") or "cpu", dtype="float32")
 
