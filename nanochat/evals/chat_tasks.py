@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from nanochat.errors import StageError
 from nanochat.evals.continuations import tokens_per_batch
-from nanochat.evals.task_result import ExampleRecord, TaskResult, pass_at_k, score_problems, summarize
+from nanochat.evals.metrics import pass_at_k, score_problems
+from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
 from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.inference.engine import Engine, answer_limit, prompt_limit
 from nanochat.inference.sampling import Sampling

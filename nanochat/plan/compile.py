@@ -13,8 +13,9 @@ from types import MappingProxyType
 
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
-from nanochat.plan.derive.derivation import Derivation, PlanIssues
+from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.execution import derive_monitored, execution_spec
+from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.derive.model_shape import derive_recipe_model
 from nanochat.plan.estimate.dataset_sizes import TextChars, builtin_chars
 from nanochat.plan.estimate.devices import RATES, DeviceClass, usable_bytes

@@ -15,7 +15,8 @@ from pydantic import JsonValue
 from nanochat.model.config import GPTConfig
 from nanochat.plan import describe
 from nanochat.plan.derive.derivation import Derivation
-from nanochat.plan.derive.evals import derive_base_eval, derive_chat_eval, derive_export
+from nanochat.plan.derive.evals import derive_base_eval, derive_chat_eval
+from nanochat.plan.derive.export import derive_export
 from nanochat.plan.derive.identity import (
     base_eval_identity,
     chat_eval_identity,

@@ -30,9 +30,10 @@ from nanochat.stages.process.context import StageContext, StageResult, derive_se
 from nanochat.stages.suites.held_out_text import HeldOutBatch, held_out_batches
 from nanochat.stages.training.monitored_suites import MonitoredSuites
 from nanochat.stages.training.rows import choose_micro_batch, rows_of_step
+from nanochat.stages.training.sample_file import write_samples
 from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.stages.training.training import Training
-from nanochat.stages.training.validation import Validation, validation_metrics, write_samples
+from nanochat.stages.training.validation import Validation, validation_metrics
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.step import Rates

@@ -23,10 +23,11 @@ from nanochat.stages.process.context import StageContext, StageResult, derive_se
 from nanochat.stages.suites.held_out_text import HeldOutBatch
 from nanochat.stages.training.monitored_suites import MonitoredSuites
 from nanochat.stages.training.rows import choose_micro_batch, rows_of_step
+from nanochat.stages.training.sample_file import write_samples
 from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.stages.training.sft_data import RenderedConversations, SftData, held_out_chats, read_sft_data
 from nanochat.stages.training.training import Training
-from nanochat.stages.training.validation import Validation, validation_metrics, write_samples
+from nanochat.stages.training.validation import Validation, validation_metrics
 from nanochat.storage.layout import OPTIMIZER_FILE
 from nanochat.tasks.mixture import TaskMixture
 from nanochat.tokenizer.bpe import Tokenizer

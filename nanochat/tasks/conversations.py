@@ -1,8 +1,8 @@
-"""Chat data as a task: reads the conversations of a source, and counts the rows that cannot be used.
+"""Chat data as a task: reads the conversations of a source, and lists the rows that cannot be used.
 
-`chat_forms.rows` lists the forms that a row may have. Rows of another form, and rows that train nothing, are refused
-and counted. Too many of them make the whole source unusable.
-The form of the rows is named for the plan and the report.
+`chat_forms.rows` lists the forms that a row may have. Rows of another form, and rows that train nothing, are
+refused. Too many of them make the whole source unusable.
+Not here: the names of the forms (`chat_forms.names`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import ClassVar
 from nanochat.data.files.bad_rows import SHOWN, allowed_bad_rows
 from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.digests import LineFilter, SeenTexts
-from nanochat.data.files.file_kinds import kind_of, reader_of
+from nanochat.data.files.file_kinds import reader_of
 from nanochat.data.files.formats.json_lines import parse_line
 from nanochat.data.files.formats.parquet_batches import column_is_nested
 from nanochat.data.files.formats.readable_file import FileRow, ReadableFile
 from nanochat.data.files.readers import read_values
-from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_checks import is_small
 from nanochat.data.source_splits import row_files
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
@@ -30,14 +29,11 @@ from nanochat.errors import StageError
 from nanochat.plurals import several
 from nanochat.tasks.base import Example
 from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow
-from nanochat.tasks.chat_forms.mapping import ChatMap, mapped_keys
-from nanochat.tasks.chat_forms.rows import DEFAULT_COLUMN, MESSAGE_KEYS, PAIR_KEYS, is_needed, parse_row
+from nanochat.tasks.chat_forms.rows import is_needed, parse_row
 from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Conversation, Message, Part
 
-_JUDGED_FILES = 10
-"""A plan names the forms of the chats in at most this number of files, because it opens each file."""
 _UNTRAINED = "untrained"
 """Stands for the role of an assistant's message that is not trained on, in packed conversations."""
 
@@ -135,29 +131,6 @@ def conversation_lines(source: SourceSpec) -> LineFilter:
     return LineFilter(f"conversations in {column}, form {_FORMS_VERSION}, {chat_map}", is_usable)
 
 
-def chat_form(source: SourceSpec, paths: Sequence[Path], *, base: Path, is_planning: bool) -> str | None:
-    """Return the names of the forms of the chats in the first few files, each judged by its first row that is JSON.
-
-    None if there is no row. When planning, which must not import pyarrow, only uncompressed jsonl files are judged.
-
-    Raises:
-        PreflightError, StageError: one of these files is damaged or not converted yet.
-    """
-    if source.chat_map:
-        return form_name(None, chat_map=source.chat_map)
-    files = readable_files(paths[:_JUDGED_FILES], base=base)
-    forms = [_form_of_file(file, source.column, is_planning=is_planning) for file in files]
-    return " and ".join(dict.fromkeys(form for form in forms if form is not None)) or None
-
-
-def _form_of_file(file: ReadableFile, column: str, *, is_planning: bool) -> str | None:
-    kind = kind_of(file.path)
-    if kind is None or (is_planning and kind.needs_pyarrow):
-        return None
-    first = next((row for row in read_values(file) if row.problem is None), None)
-    return None if first is None else form_name(first.value, column=column)
-
-
 def _read_rows(files: Sequence[ReadableFile], source: SourceSpec, ignored: set[str]) -> Iterator[FileRow]:
     """Yield the rows. Parquet columns that only describe a conversation are not read, but added to `ignored`."""
     for file in files:
@@ -191,34 +164,3 @@ def _unpack(packed: bytes) -> Conversation:
         is_trained = role != _UNTRAINED
         messages.append(Message(role if is_trained else "assistant", body, is_trained))
     return Conversation(tuple(messages))
-
-
-def form_name(value: object, *, column: str = DEFAULT_COLUMN, chat_map: ChatMap = ()) -> str:
-    """Return the name of a decoded row's form, such as "ShareGPT (`conversations`)"."""
-    if chat_map:
-        return f"mapped from {', '.join(f'`{key}`' for key in mapped_keys(chat_map))}"
-    if isinstance(value, list):
-        return _messages_name("rows that are lists", value)
-    if not isinstance(value, dict):
-        return "an unknown form"
-    if column != DEFAULT_COLUMN or isinstance(value.get(column), list):
-        return _messages_name(f"`{column}`", value.get(column))
-    if value.get("chosen"):
-        return "preference pairs (`chosen`; `rejected` is not used)"
-    for key in MESSAGE_KEYS:
-        if key in value:
-            return _messages_name(f"`{key}`", value[key])
-    keys = next((keys for keys in PAIR_KEYS if all(key in value for key in keys)), None)
-    if keys is None:
-        return "an unknown form"
-    extra = [key for key in ("context", "input", "history") if key in value]
-    kind = "Alpaca" if keys == ("instruction", "output") else "question and answer"
-    return f"{kind} ({', '.join(f'`{key}`' for key in (keys[0], *extra, keys[1]))})"
-
-
-def _messages_name(where: str, messages: object) -> str:
-    rows = [row for row in messages if isinstance(row, dict)] if isinstance(messages, list) else []
-    if rows and "from" in rows[0]:
-        return f"ShareGPT ({where} with `from` and `value`)"
-    parts = ", with content parts" if any(isinstance(row.get("content"), list) for row in rows) else ""
-    return f"messages ({where}{parts})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nanochat.cli.verbs.watch_commands import draw_curve
+from nanochat.cli.text_curve import draw_curve
 
 
 def dots(lines: list[str]) -> set[tuple[int, int]]:

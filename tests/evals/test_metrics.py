@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.evals.task_result import centre, composite, pass_at_k, score_problems
+from nanochat.evals.metrics import centre, composite, pass_at_k, score_problems
 
 
 def test_standard_error_of_right_and_wrong_answers_is_binomial():

@@ -17,8 +17,9 @@ from nanochat.plan.compile import source_spec
 from nanochat.recipe.load import load_recipe
 from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow
 from nanochat.tasks.chat_forms.mapping import fill
+from nanochat.tasks.chat_forms.names import form_name
 from nanochat.tasks.chat_forms.rows import parse_row
-from nanochat.tasks.conversations import conversation_lines, form_name, read_conversations
+from nanochat.tasks.conversations import conversation_lines, read_conversations
 from nanochat.tokenizer.chat_format import render
 
 MAP = {"user": "{question}\n\n{context}", "assistant": "answer"}

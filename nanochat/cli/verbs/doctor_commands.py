@@ -11,7 +11,8 @@ from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.plurals import several
 from nanochat.runner.doctor.base_folder import examine_base_folder
-from nanochat.runner.doctor.machine import Diagnosis, examine_machine, examine_network
+from nanochat.runner.doctor.diagnosis import Diagnosis
+from nanochat.runner.doctor.machine import examine_machine, examine_network
 from nanochat.runner.doctor.software import examine_software
 
 _WIDTH = 110

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 from rich.live import Live
@@ -13,9 +13,10 @@ from rich.text import Text
 
 from nanochat import runtime
 from nanochat.cli.console import TerminalConsole
+from nanochat.cli.text_curve import draw_curve
 from nanochat.runner.store.run_catalog import find_run
 from nanochat.runner.sweeps.results.catalog import look_for_sweep
-from nanochat.runner.sweeps.results.summary import take_sweep_snapshot
+from nanochat.runner.sweeps.results.sweep_snapshot import take_sweep_snapshot
 from nanochat.runner.watch import Snapshot, take_snapshot
 from nanochat.terminal.output import allow_loss, is_read
 
@@ -26,11 +27,6 @@ _IDLE_BETWEEN_CELLS = 3
 """Successive looks without a running cell after which a sweep with waiting cells counts as stopped. A scheduler that
 starts a command for each cell leaves gaps."""
 _CURVE_HEIGHT, _MAX_WIDTH = 10, 100
-_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-"""Bits of a braille character, by row and column of its dots."""
-_BRAILLE = 0x2800
-_MARGIN = 9
-"""Characters of the scale: numbers with four digits, such as 1.234e-05."""
 
 
 def watch(options: argparse.Namespace) -> None:
@@ -98,33 +94,3 @@ def _line(snapshot: Snapshot) -> str:
     if snapshot.title is None:
         return "between two stages"
     return f"{snapshot.title}: {snapshot.fraction:4.0%} {snapshot.text or 'starting'}"
-
-
-def draw_curve(steps: Sequence[int], values: Sequence[float], *, width: int, height: int) -> list[str]:
-    """Return `height` lines (at least 2) with the curve and its scale, and one with the first and the last step.
-
-    Each column of dots shows the mean of the values whose steps fall into it. There are no lines for less than two
-    values.
-    """
-    if len(values) < 2 or steps[0] == steps[-1]:
-        return []
-    columns = 2 * max(1, width - _MARGIN - 2)
-    means = _means(steps, values, columns)
-    low, high = min(means.values()), max(means.values())
-    cells = [[0] * (columns // 2) for _ in range(height)]
-    for column, mean in means.items():
-        row = round((high - mean) / ((high - low) or 1.0) * (4 * height - 1))
-        cells[row // 4][column // 2] |= _DOTS[row % 4][column % 2]
-    lines = ["".join(chr(_BRAILLE + cell) for cell in row) for row in cells]
-    scale = [f"{high:.4g}", *[""] * (height - 2), f"{low:.4g}"]
-    shown = [f"{label:>{_MARGIN}} │{line}" for label, line in zip(scale, lines, strict=True)]
-    first, last = f"step {steps[0]:,}", f"{steps[-1]:,}"
-    return [*shown, f"{'':{_MARGIN}} └{first}{last:>{max(1, columns // 2 - len(first))}}"]
-
-
-def _means(steps: Sequence[int], values: Sequence[float], columns: int) -> dict[int, float]:
-    sums: dict[int, list[float]] = {}
-    for step, value in zip(steps, values, strict=True):
-        column = (step - steps[0]) * (columns - 1) // (steps[-1] - steps[0])
-        sums.setdefault(column, []).append(value)
-    return {column: sum(of_column) / len(of_column) for column, of_column in sums.items()}

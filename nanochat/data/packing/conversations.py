@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanochat.data.packing.documents import IntArray, LengthBuffer
+from nanochat.data.packing.documents import IntArray
+from nanochat.data.packing.length_buffer import LengthBuffer
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Best-fit packing of documents into rows of fixed length, without padding, and the buffer of items by length.
+"""Best-fit packing of documents into rows of fixed length, without padding.
 
 A row takes the longest document of the buffer that fits, again and again. When none fits, a document is cut to fill the
 row. Among equally long documents the one that arrived first is taken.
@@ -9,76 +9,19 @@ document of its own, so every token ends up in a row. `crop` cuts the shortest d
 
 from __future__ import annotations
 
-import bisect
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from nanochat.data.packing.length_buffer import LengthBuffer
+
 IntArray = npt.NDArray[np.int32]
 LongDocuments = Literal["keep", "crop"]
 """The use of the tail of a document that is cut to fill a row."""
-Item = TypeVar("Item")
-
-
-class LengthBuffer(Generic[Item]):
-    """Items in order of arrival; the longest one that fits and the shortest one are found by a binary search."""
-
-    def __init__(self, length_of: Callable[[Item], int], items: Iterable[Item] = ()) -> None:
-        self._length_of = length_of
-        self._queues: dict[int, deque[tuple[int, Item]]] = {}
-        self._lengths: list[int] = []  # the keys of the queues, sorted
-        self._arrivals = 0
-        self._count = 0
-        for item in items:
-            self.add(item)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Item]:
-        """Yield the items in order of arrival."""
-        waiting = [entry for queue in self._queues.values() for entry in queue]
-        return iter([item for _, item in sorted(waiting, key=lambda entry: entry[0])])
-
-    def add(self, item: Item) -> None:
-        """Add an item after all others."""
-        length = self._length_of(item)
-        queue = self._queues.get(length)
-        if queue is None:
-            queue = self._queues[length] = deque()
-            bisect.insort(self._lengths, length)
-        queue.append((self._arrivals, item))
-        self._arrivals += 1
-        self._count += 1
-
-    def take_longest_within(self, limit: int) -> Item | None:
-        """Remove and return the longest item of at most `limit`, or None if all are longer."""
-        i = bisect.bisect_right(self._lengths, limit)
-        return self._take(i - 1) if i else None
-
-    def take_oldest(self) -> Item:
-        """Remove and return the item that arrived first."""
-        assert self._count, "the buffer is empty"
-        return self._take(min(range(len(self._lengths)), key=lambda i: self._queues[self._lengths[i]][0][0]))
-
-    def take_shortest(self) -> Item:
-        """Remove and return the shortest item."""
-        assert self._count, "the buffer is empty"
-        return self._take(0)
-
-    def _take(self, i: int) -> Item:
-        length = self._lengths[i]
-        queue = self._queues[length]
-        _, item = queue.popleft()
-        if not queue:
-            del self._queues[length]
-            del self._lengths[i]
-        self._count -= 1
-        return item
 
 
 class BufferedDocument(NamedTuple):

@@ -19,7 +19,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from nanochat.errors import NanochatError, StageError
 from nanochat.evals.harness.language_model import HarnessModel
-from nanochat.evals.task_result import ExampleRecord, TaskResult, score_problems
+from nanochat.evals.metrics import score_problems
+from nanochat.evals.task_result import ExampleRecord, TaskResult
 from nanochat.tasks.mixture import FEWSHOT_SEED, choose_problems
 
 """The library's default."""

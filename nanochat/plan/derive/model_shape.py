@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nanochat.model.config import DEPTH_HEAD_DIM, VARIANTS, GPTConfig
-from nanochat.plan.derive.derivation import PlanIssues
+from nanochat.plan.derive.issues import PlanIssues
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.schema import recipe as schema
 

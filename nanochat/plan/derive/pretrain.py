@@ -7,7 +7,8 @@ from nanochat.optim import schedules
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.derive import scaling
-from nanochat.plan.derive.derivation import Derivation, PlanIssues
+from nanochat.plan.derive.derivation import Derivation
+from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs.inputs import WeightedSource
 from nanochat.plan.specs.training import PretrainSpec, TokenizerSpec
 from nanochat.plurals import several

@@ -8,7 +8,8 @@ from nanochat.model.config import GPTConfig
 from nanochat.optim import schedules
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.derive import scaling
-from nanochat.plan.derive.derivation import Derivation, PlanIssues
+from nanochat.plan.derive.derivation import Derivation
+from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs.inputs import SftItem
 from nanochat.plan.specs.training import PretrainSpec, SftSpec
 from nanochat.recipe.merge.tree import KeyPath

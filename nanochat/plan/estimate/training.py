@@ -8,8 +8,8 @@ from nanochat.plan.derive.scaling import steps_for_tokens
 from nanochat.plan.estimate import dataset_sizes
 from nanochat.plan.estimate.devices import RATES, STARTUP_SECONDS, TOKENIZER_CHARS_PER_SECOND, decode_seconds
 from nanochat.plan.estimate.estimate import Estimate, Setting, reader_bytes
-from nanochat.plan.estimate.evaluation import monitored_peak, monitoring_seconds
 from nanochat.plan.estimate.memory import evaluation, sizes, training
+from nanochat.plan.estimate.suite_costs import monitored_peak, monitoring_seconds
 from nanochat.plan.specs.inputs import sources_of
 from nanochat.plan.specs.training import PretrainSpec, RlSpec, SftSpec, TokenizerSpec
 from nanochat.tasks.table import TASKS

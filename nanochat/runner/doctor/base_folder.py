@@ -11,7 +11,8 @@ from nanochat.data.files.file_selection import list_names
 from nanochat.errors import PreflightError
 from nanochat.plan.quantities import show_bytes
 from nanochat.plurals import several
-from nanochat.runner.doctor.machine import Diagnosis, existing_folder
+from nanochat.runner.doctor.diagnosis import Diagnosis
+from nanochat.runner.doctor.machine import existing_folder
 from nanochat.runner.store.cleanup import gc
 from nanochat.runner.store.locks import is_locked
 from nanochat.runner.store.run_catalog import list_damaged_runs, list_runs

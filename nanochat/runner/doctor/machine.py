@@ -1,4 +1,7 @@
-"""The machine and its network, and what `nanochat-run doctor` says about each thing: a `Diagnosis`."""
+"""Examines this machine: system, processor, memory, disk, isolation of programs, and the connection to the hub.
+
+Not here: the installed packages (`software`), and the base folder (`base_folder`).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from nanochat import runtime
 from nanochat.data.hub.access import endpoint, read_token
@@ -18,28 +19,17 @@ from nanochat.data.places.attempts import StatusError, TemporaryError
 from nanochat.data.places.connection import Place, is_offline, open_place
 from nanochat.errors import PreflightError
 from nanochat.plan.quantities import show_bytes
+from nanochat.runner.doctor.diagnosis import Diagnosis
 from nanochat.runner.store.provenance import describe_version
 from nanochat.tools.sandbox.run import find_isolation
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _LOW_MEMORY_BYTES, _LOW_DISK_BYTES = 2**30, 2 * 2**30
 """The quickstart needs half of this memory, and a tenth of this disk space."""
-Level = Literal["ok", "hint", "warning", "failure"]
 _UNREACHABLE = (
     "recipes that download data need it: check the network and HTTPS_PROXY, or use `--offline` with data from"
     " `nanochat-run fetch`; the quickstart needs no network"
 )
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """A thing of this machine, and what to do about it if something is not as it should be."""
-
-    name: str
-    text: str
-    level: Level = "ok"
-    """`hint`: something would be faster. `warning`: some recipes cannot run. `failure`: none can."""
-    remedy: str = ""
 
 
 def examine_machine(base: Path) -> Iterator[Diagnosis]:

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from nanochat.errors import PreflightError
 from nanochat.recipe.check.tracking_values import find_wrong_address
-from nanochat.runner.doctor.machine import Diagnosis, usable_cores
+from nanochat.runner.doctor.diagnosis import Diagnosis
+from nanochat.runner.doctor.machine import usable_cores
 from nanochat.runner.doctor.probe import Probe
 from nanochat.runner.preflight.prepare import guess_device_class
 from nanochat.runner.store.provenance import DISTRIBUTION

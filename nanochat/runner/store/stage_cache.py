@@ -8,16 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from nanochat.plan.fingerprint import Document, document, explain, fingerprint_document
+from nanochat.plan.fingerprint import document, explain, fingerprint_document
 from nanochat.plan.plan import INIT_FROM, Plan, StagePlan
-from nanochat.plan.stages import evaluation_stages
 from nanochat.runner.store.last_batch import describe_last_batch
 from nanochat.runner.store.locks import is_locked, read_owner
 from nanochat.runner.store.record import StageIdentity, StageRecord, read_identity, read_record
 from nanochat.runner.store.run_catalog import list_runs
 from nanochat.runner.store.verification import find_damage
-from nanochat.storage.layout import StageFolder, list_checkpoints, stage_folder, stage_folders
-from nanochat.storage.suite_files import copy_suite, read_suite
+from nanochat.storage.layout import StageFolder, list_checkpoints, stage_folder
 
 Action = Literal["cached", "resume", "run"]
 
@@ -173,40 +171,3 @@ def _earlier_identities(stage: str, recipe_name: str, base: Path) -> Iterator[St
         folder = run.state.folders(base).get(stage)
         if folder is not None and (identity := read_identity(folder)) is not None:
             yield identity
-
-
-def reuse_suites(folder: StageFolder, identity: StageIdentity, base: Path) -> list[str]:
-    """Copy suites that are finished in other folders of the same stage into `folder`, and return their names."""
-    if identity.stage not in evaluation_stages():
-        return []
-    suites = _suite_digests(identity).items()
-    missing = {name: digest for name, digest in suites if read_suite(folder, name) is None}
-    reused = []
-    for other in stage_folders(base):
-        known = read_identity(other) if other.stage == identity.stage and other != folder else None
-        digests = _suite_digests(known) if known is not None else {}
-        for name in [name for name, digest in missing.items() if digests.get(name) == digest]:
-            if copy_suite(name, other, folder):
-                reused.append(name)
-                del missing[name]
-    return sorted(reused)
-
-
-def _suite_digests(identity: StageIdentity) -> dict[str, str]:
-    """Return, for each suite, a digest of everything that its result depends on."""
-    fields = identity.recipe_fields
-    prefix = f"{identity.stage}.suites."
-    suites: dict[str, Document] = {}
-    for path, value in fields.items():
-        if path.startswith(prefix):
-            name, _, field = path.removeprefix(prefix).partition(".")
-            suites.setdefault(name, {})[field] = value
-    shared = {key: identity.document.get(key) for key in ("stage", "code", "seed", "upstream")}
-    digests = {}
-    for name, suite in suites.items():
-        source = str(suite.get("source"))
-        of_source: Document = {path: value for path, value in fields.items() if path.startswith(f"sources.{source}.")}
-        digests[name] = fingerprint_document(
-            {**shared, "name": name, "suite": suite, "source": of_source, "data": identity.source_digests.get(source)}
-        )
-    return digests

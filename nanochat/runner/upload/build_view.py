@@ -16,16 +16,9 @@ from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.run_state import RunState, StageEntry, read_run
 from nanochat.runner.store.session import is_in_progress
 from nanochat.runner.store.verification import damage_to_read
+from nanochat.runner.upload.headline import datasets_of_run, datasets_of_stage, headline_points
 from nanochat.runner.upload.model_view import measurements, model_views, registration
-from nanochat.runner.upload.run_tags import (
-    cached_tags,
-    common_tags,
-    datasets_of_run,
-    datasets_of_stage,
-    headline_points,
-    stage_tags,
-    time_tags,
-)
+from nanochat.runner.upload.run_tags import cached_tags, common_tags, stage_tags, time_tags
 from nanochat.runner.upload.sweep_view import as_cell
 from nanochat.storage.layout import RunFolder, StageFolder
 from nanochat.tracking.database import holds_runs

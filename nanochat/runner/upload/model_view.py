@@ -11,7 +11,7 @@ from nanochat.runner.report.results import check_expectations, list_results, met
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_state import RunState
 from nanochat.runner.store.verification import damage_to_read
-from nanochat.runner.upload.run_tags import datasets_of_stage
+from nanochat.runner.upload.headline import datasets_of_stage
 from nanochat.storage.files import sha256_of_file
 from nanochat.storage.layout import MODEL_FILES, MODEL_FOLDER, RunFolder, StageFolder
 from nanochat.tracking.run_view import Dataset, Measurement, ModelView, Registration

@@ -1,33 +1,26 @@
-"""The tags of runs and stages in MLflow, and what its table shows of a run: data sets and its main results."""
+"""The tags of runs, sweeps and stages in MLflow: code, user, process, settings, and the cached stages of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
-from nanochat.plan.stages import STAGES
 from nanochat.runner.report.results import time_remark
-from nanochat.runner.report.scores import list_suites
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_state import RunState, StageEntry
 from nanochat.storage.layout import StageFolder
 from nanochat.tracking.link import read_link
-from nanochat.tracking.points import Point
 from nanochat.tracking.run_view import (
     CACHED_TAG_PREFIX,
-    HEADLINE_METRICS,
     HOST_TAG,
     MACHINE_TAG,
     PID_TAG,
     STARTED_TAG,
-    Dataset,
 )
 
 NOT_REPRODUCIBLE_TAG = "not_reproducible"
-_BPB, _CORE, _CHAT, _TOKENS, _MINUTES = HEADLINE_METRICS
-_SECONDS_PER_MINUTE = 60
 
 
 def common_tags(state: RunState) -> dict[str, str]:
@@ -76,39 +69,3 @@ def cached_tags(state: RunState, base: Path) -> dict[str, str]:
             link = read_link(folder.link)
             tags[f"{CACHED_TAG_PREFIX}{entry.title}"] = link.run_id if link else folder.path.name
     return tags
-
-
-def headline_points(state: RunState, records: Mapping[str, StageRecord]) -> tuple[Point, ...]:
-    """Return the most important results of a run that has ended, as far as it has them.
-
-    The step is the number of its finished stages, since a run that is continued later adds to its tokens and time.
-    """
-    if state.status == "running" or not records:
-        return ()
-    scores = {suite.task: suite.value for suite in reversed(list_suites(records))}
-    trained = [record for stage, record in records.items() if STAGES[stage].trains]
-    validated = [record.metrics["bpb"] for record in trained if "bpb" in record.metrics]
-    values = {
-        _BPB: scores.get("bpb", validated[-1] if validated else None),
-        _CORE: scores.get("core"),
-        _CHAT: records["chat_eval"].metrics.get("chat_core") if "chat_eval" in records else None,
-        _TOKENS: sum(record.metrics.get("tokens", 0) for record in trained) or None,
-        _MINUTES: sum(record.measured.seconds or 0 for record in records.values()) / _SECONDS_PER_MINUTE,
-    }
-    return tuple(Point(len(records), name, value) for name, value in values.items() if value is not None)
-
-
-def datasets_of_stage(entry: StageEntry, record: StageRecord | None) -> tuple[Dataset, ...]:
-    """Return the data sets that a finished stage read."""
-    digests = record.source_digests.items() if record else ()
-    context = "evaluation" if STAGES[entry.stage].evaluates else "training"
-    return tuple(Dataset(name=n, digest=d, source=entry.sources.get(n, n), context=context) for n, d in digests)
-
-
-def datasets_of_run(state: RunState, records: Mapping[str, StageRecord]) -> tuple[Dataset, ...]:
-    """Return the data sets that the finished stages of a run read, each once. Data that were trained on say so."""
-    datasets: dict[tuple[str, str], Dataset] = {}
-    for stage, record in records.items():
-        for dataset in datasets_of_stage(state.entry(stage), record):
-            datasets.setdefault((dataset.name, dataset.digest), dataset)
-    return tuple(datasets.values())

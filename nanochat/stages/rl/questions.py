@@ -9,7 +9,7 @@ from nanochat.inference.engine import prompt_limit
 from nanochat.plan.specs.training import RlSpec
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, derive_seed
-from nanochat.stages.suites.chat_suites import build_suite_task, open_suite_task
+from nanochat.stages.suites.suite_tasks import build_suite_task, open_suite_task
 from nanochat.tasks.base import Task
 from nanochat.tasks.mixture import TaskMixture
 from nanochat.tasks.table import mixture_counts

@@ -11,7 +11,8 @@ from nanochat.evals.bits_per_byte import evaluate_bpb
 from nanochat.evals.choice_tasks import evaluate_choices
 from nanochat.evals.continuations import tokens_per_batch
 from nanochat.evals.core_tasks import evaluate_core_task
-from nanochat.evals.task_result import ExampleRecord, Score, composite
+from nanochat.evals.metrics import Score, composite
+from nanochat.evals.task_result import ExampleRecord
 from nanochat.inference.batch_sizes import BPB_TOKENS, GENERATED_ROWS
 from nanochat.inference.engine import Engine
 from nanochat.model.dispatch import FastGPT

@@ -2,7 +2,7 @@
 
 A finished suite has its records in `out/tables/NAME.jsonl` and its scores in `suites/NAME.json`, which is written last.
 The stage's folder belongs to one fingerprint, so saved suites are never stale. The runner also copies suites there that
-an earlier evaluation of the same model has computed in the same way (`runner.store.stage_cache`).
+an earlier evaluation of the same model has computed in the same way (`runner.process.suite_reuse`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import mlx.core as mx
 
 from nanochat.checkpoint.model_folder import load_model_and_tokenizer
 from nanochat.errors import InterruptedRun
-from nanochat.evals.task_result import Cuts, ExampleRecord, Score, TaskResult, composite, count_cuts
+from nanochat.evals.metrics import Score, composite
+from nanochat.evals.task_result import Cuts, ExampleRecord, TaskResult, count_cuts
 from nanochat.model.dispatch import FastGPT
 from nanochat.plan.quantities import show_score
 from nanochat.plurals import several

@@ -1,22 +1,17 @@
-"""Validation and samples during training: loss and bits per byte on held-out text or chats, and generated text."""
+"""Validates a model during training: loss and bits per byte on held-out text or chats."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.evals.bits_per_byte import BpbResult, evaluate_bpb
-from nanochat.stages.process.context import StageContext, indented
 from nanochat.stages.suites.held_out_text import HeldOutBatch
 from nanochat.stages.training.training import Training
-from nanochat.storage.files import write_text
 from nanochat.storage.series import VAL_BPB, VAL_LOSS
 from nanochat.train.callbacks import TrainingPosition
-
-_SAMPLE_HEADING = "\n## Step "
 
 
 @dataclass
@@ -70,7 +65,7 @@ class Validation:
 
 
 def validation_metrics(training: Training, position: TrainingPosition, passed_on: int) -> dict[str, float]:
-    """Return the validation's measurements of the model that is passed on, and of the last model if it is another one.
+    """Return the validation's measurements of the model that is passed on, and of the last model if the two differ.
 
     Metrics: `bpb`, `val_loss`; with `hand_on: best` also `handed_on_step` and `last_val_loss`. Empty if the stage does
     not validate, and in processes that log nothing.
@@ -83,24 +78,3 @@ def validation_metrics(training: Training, position: TrainingPosition, passed_on
         last = training.context.logged_metrics(position.step)
         metrics |= {"handed_on_step": float(passed_on), "last_val_loss": last[VAL_LOSS]}
     return metrics
-
-
-def write_samples(context: StageContext, step: int, texts: Sequence[str]) -> None:
-    """Add a section for a step to `out/samples.md`, and drop sections of later steps, written before a restart.
-
-    Of processes that train together, one writes.
-    """
-    if not context.process_group.is_writer:
-        return
-    path = context.folder.samples
-    sections = _read_samples(path) if path.exists() else {}
-    sections = {at: text for at, text in sections.items() if at < step}
-    sections[step] = "\n" + "\n".join(f"{indented(text)}\n" for text in texts)
-    body = "".join(f"{_SAMPLE_HEADING}{at}\n{text}" for at, text in sorted(sections.items()))
-    write_text(path, f"# Samples\n{body}")
-
-
-def _read_samples(path: Path) -> dict[int, str]:
-    """Return the text of each section by its step."""
-    sections = path.read_text(encoding="utf-8").split(_SAMPLE_HEADING)[1:]
-    return {int(section.split("\n", 1)[0]): section.split("\n", 1)[1] for section in sections}
