@@ -1,6 +1,7 @@
-"""Reads the DCLM evaluation bundle: tasks (`core.yaml`), baselines (`eval_meta_data.csv`) and items (`eval_data/`).
+"""CORE: reads the DCLM evaluation bundle, and renders the prompts of its problems.
 
-Renders the prompts of CORE's three task types, after solved examples (Li et al. 2024, "DataComp-LM"). Not here: which
+The bundle has tasks (`core.yaml`), baselines (`eval_meta_data.csv`) and items (`eval_data/`). There are three types of
+tasks, and solved examples precede the problem in a prompt (Li et al. 2024, "DataComp-LM"). Not here: which
 tokens of a prompt are scored, and how (`nanochat.evals.core_tasks`).
 """
 
@@ -27,6 +28,7 @@ from nanochat.tasks.mixture import draw_examples
 
 TASKS_FILE, BASELINES_FILE, DATA_FOLDER = "core.yaml", "eval_meta_data.csv", "eval_data"
 _SHUFFLE_SEED = 1337
+"""The seed in nanochat's `base_eval.py`, so that `max_problems` takes the same problems."""
 CoreKind = Literal["multiple_choice", "schema", "language_modeling"]
 
 

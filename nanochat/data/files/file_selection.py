@@ -157,7 +157,7 @@ def list_names(names: Sequence[str], *, most: int = _SHOWN_NAMES) -> str:
     return ", ".join(names[:most]) + more
 
 
-def tells_kind(pattern: str, name: str) -> bool:
+def contains_suffix(pattern: str, name: str) -> bool:
     """Return whether a pattern contains the suffix of the file it matches, as `*.md` does and `notes*` does not."""
     kind = kind_of(pattern)
     return kind is not None and kind == kind_of(name)
@@ -220,7 +220,7 @@ def _without_copies(files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath
             return True
         others = splits[file.split.label] if file.split is not None else []
         row_rank = _kind(file).row_rank
-        return any(_kind(other).row_rank < row_rank and _tell_the_same(file, other) for other in others)
+        return any(_kind(other).row_rank < row_rank and _are_same_part(file, other) for other in others)
 
     return [file for file in files if not is_copy(file)]
 
@@ -237,7 +237,7 @@ def _kind(file: DataFile[AnyPath]) -> FileKind:
     return file.kind
 
 
-def _tell_the_same(file: DataFile[AnyPath], other: DataFile[AnyPath]) -> bool:
+def _are_same_part(file: DataFile[AnyPath], other: DataFile[AnyPath]) -> bool:
     """Return whether two files of one label are the same part of a data set, by their folders and prefixes."""
     assert file.split is not None and other.split is not None, "both have a label"
     folder, other_folder = file.path.parent, other.path.parent

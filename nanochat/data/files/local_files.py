@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanochat.data.files.file_kinds import READABLE, kind_of, lower_suffix
-from nanochat.data.files.file_selection import HIDDEN, DataFile, split_of_file, tells_kind
+from nanochat.data.files.file_selection import HIDDEN, DataFile, contains_suffix, split_of_file
 from nanochat.errors import PreflightError
 
 _HELD_OUT_RANKS = {"validation": 1, "dev": 1, "test": 2}
@@ -87,7 +87,7 @@ class _Finder:
             if path.is_dir():
                 self._add_folder(path, self._root(root))
             else:
-                self._add_file(path, self._root(root), has_chosen_kind=tells_kind(parts[-1], path.name))
+                self._add_file(path, self._root(root), has_chosen_kind=contains_suffix(parts[-1], path.name))
 
     def _add_folder(self, folder: Path, root: Path) -> None:
         """Add the files below a folder: those in real folders first, so that links to them do not count."""

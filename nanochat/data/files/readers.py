@@ -1,6 +1,6 @@
-"""Texts and rows of one file, of any kind that is read directly.
+"""Reads the texts or the rows of one file, of any kind that needs no conversion (`data.ingest` converts the others).
 
-A file is read a bounded part at a time, and its texts can be read from a cursor on. Every error names the user's file,
+A file is read a bounded part at a time, and reading texts can continue at a cursor. Every error names the user's file,
 and the line or row if there is one. Not here: whether a file has content (`content_checks`).
 """
 
@@ -57,20 +57,20 @@ def read_texts(
         case "parquet":
             yield from parquet_texts(file, column, cursor, problems, keeps_held_out=keeps_held_out)
         case "json lines":
-            yield from json_texts(path, column, cursor, problems, keeps_held_out=keeps_held_out)
+            yield from _json_texts(path, column, cursor, problems, keeps_held_out=keeps_held_out)
         case "text lines":
-            yield from plain_texts(path, cursor, chars, problems)
+            yield from _plain_texts(path, cursor, chars, problems)
         case "html":
-            yield from page_texts(path, html_text, cursor, chars, problems)
+            yield from _page_texts(path, html_text, cursor, chars, problems)
         case "xml":
-            yield from page_texts(path, xml_text, cursor, chars, problems)
+            yield from _page_texts(path, xml_text, cursor, chars, problems)
         case _:
             form = f"unsupported format `{path.suffix}`" if path.suffix else "a name without a suffix has no format"
             raise PreflightError(f"{path}: {form}; use {READABLE}")
 
 
 def _check_unchanged(path: Path, cursor: Cursor) -> None:
-    """Check that a cursor, perhaps from a checkpoint, is still at the beginning of its line: lines may be gone."""
+    """Raise a PreflightError unless the cursor, which a checkpoint may have kept, is still where its line begins."""
     offset, number = cursor[:2]
     before, is_at_end = read_before(path, offset, SMALL_BYTES)
     lines = before.count(b"\n") + (not before.endswith(b"\n"))
@@ -112,10 +112,10 @@ def read_rows(file: ReadableFile) -> Iterator[tuple[str, dict[str, object]]]:
         yield row.where, row.value
 
 
-def json_texts(
+def _json_texts(
     path: Path, column: str, cursor: Cursor, problems: RowProblems, *, keeps_held_out: bool
 ) -> Iterator[tuple[str, Cursor]]:
-    """Yield the texts of a jsonl file, as `readers.read_texts` does."""
+    """Yield the texts of a jsonl file, as `read_texts` does."""
     bad = counted = cursor[2]
     end = cursor
     for line in json_lines(path, cursor):
@@ -138,8 +138,8 @@ def json_texts(
         yield "", end
 
 
-def plain_texts(path: Path, cursor: Cursor, max_chars: int, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
-    """Yield the texts of a text file, as `readers.read_texts` does. A file that is not text is one bad row."""
+def _plain_texts(path: Path, cursor: Cursor, max_chars: int, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
+    """Yield the texts of a text file, as `read_texts` does. A file that is not text is one bad row."""
     offset, number, bad = cursor
     if not offset and (problem := encoding_problem(path)) is not None:
         if not number:
@@ -149,10 +149,10 @@ def plain_texts(path: Path, cursor: Cursor, max_chars: int, problems: RowProblem
     yield from _line_texts(path, raw_lines(path, offset), cursor, max_chars, problems)
 
 
-def page_texts(
+def _page_texts(
     path: Path, text_of: Callable[[bytes], str], cursor: Cursor, max_chars: int, problems: RowProblems
 ) -> Iterator[tuple[str, Cursor]]:
-    """Yield the text that `text_of` finds in a page, as that of a text file.
+    """Yield the text that `text_of` finds in a page, cut at lines like a text file.
 
     A page for which it raises a ValueError is one bad row.
     """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from nanochat.data.files.file_kinds import lower_suffix
-from nanochat.data.files.file_selection import AnyPath, DataFile, tells_kind
+from nanochat.data.files.file_selection import AnyPath, DataFile, contains_suffix
 from nanochat.data.places.file_names import show
 from nanochat.errors import PreflightError
 
@@ -74,7 +74,9 @@ class HubSource:
         fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), PurePosixPath(self.pattern).parts))
         is_named = name == self.pattern
         root = PurePosixPath(*fixed[:-1] if is_named else fixed)
-        return DataFile(path, PurePosixPath(name).relative_to(root), size, is_named, tells_kind(self.pattern, name))
+        return DataFile(
+            path, PurePosixPath(name).relative_to(root), size, is_named, contains_suffix(self.pattern, name)
+        )
 
 
 def is_on_hub(uri: str) -> bool:

@@ -19,6 +19,9 @@ _SHARE = 0.8
 _METAL_SHARE = 0.9
 """Share of the memory that macOS recommends for the GPU, beyond which a process may be aborted."""
 _LARGE_MAC_BYTES = 36 * 2**30
+_LAYER_SECONDS = 2e-4
+"""Assumed time of a layer in a decoding step, beyond reading its weights. An H200 needs less than 6e-5: 12 layers, one
+row, 1,534 tokens per second (tests/benchmarks/results/gpu_inference.md)."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,7 @@ RATES: dict[DeviceClass, Rate] = {
 def decode_seconds(config: GPTConfig, tokens: int, rows: int, dtype: Dtype, device: DeviceClass) -> float:
     """Return the time to decode `tokens` tokens, `rows` at a time: the weights are read once per step."""
     weights = config.num_scaling_parameters() * VALUE_BYTES[dtype]
-    overhead = 2e-4 * config.n_layer
-    return tokens / rows * (overhead + weights / RATES[device].bytes_per_second)
+    return tokens / rows * (_LAYER_SECONDS * config.n_layer + weights / RATES[device].bytes_per_second)
 
 
 def usable_bytes(device: DeviceClass, memory_bytes: int, *, recommended_bytes: int | None = None) -> int:

@@ -11,6 +11,9 @@ from nanochat.plan.estimate.memory import evaluation, sizes
 from nanochat.plan.estimate.suite_costs import SuiteCost, base_suites_cost, chat_suites_cost
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec, ExportSpec
 
+_RECORD_BYTES_PER_TOKEN = 8
+"""Assumed disk space of the records of a suite."""
+
 
 def estimate_base_eval(spec: BaseEvalSpec, setting: Setting) -> Estimate:
     """Return the estimate of the base_eval stage."""
@@ -54,6 +57,6 @@ def _estimate_eval(setting: Setting, cost: SuiteCost, peak: int) -> Estimate:
         tokens=cost.tokens,
         flops=cost.flops(setting.model),
         peak_memory_bytes=peak,
-        disk_bytes=8 * cost.tokens,
+        disk_bytes=_RECORD_BYTES_PER_TOKEN * cost.tokens,
         seconds=STARTUP_SECONDS[setting.device] + cost.seconds(setting.model, setting.device),
     )

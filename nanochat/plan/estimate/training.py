@@ -17,13 +17,16 @@ from nanochat.tasks.table import TASKS
 GPU_AUTO_ROWS = 16
 """Rows per forward pass that the plan assumes for `micro_batch_size: auto` on a GPU. The stage measures its memory."""
 
+_BYTES_PER_PIECE = 24
+"""Assumed disk space of a piece of the tokenizer."""
+
 
 def estimate_tokenizer(spec: TokenizerSpec, setting: Setting) -> Estimate:
     """Return the estimate of the tokenizer stage. It reads all that it may if the size of its source is not known."""
     chars = min(spec.max_chars, setting.chars.get(spec.source.name, spec.max_chars))
     return Estimate(
         peak_memory_bytes=training.tokenizer_peak(chars, spec.vocab_size) + reader_bytes([spec.source], "float32"),
-        disk_bytes=24 * spec.vocab_size,
+        disk_bytes=_BYTES_PER_PIECE * spec.vocab_size,
         seconds=1 + chars / TOKENIZER_CHARS_PER_SECOND,
     )
 

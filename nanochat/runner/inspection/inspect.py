@@ -1,4 +1,4 @@
-"""Looks at a source of a recipe: its files, and what each split of it holds. Also as JSON values."""
+"""Reports on the sources of a recipe, for `nanochat-run data`: files, first rows, and each split. Also as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nanochat.errors import RecipeError
 from nanochat.plan.text.source_files import SourceUse, source_uses
 from nanochat.runner.inspection.inputs import SourceInputs, chat_context, existing_tokenizer, source_inputs
 from nanochat.runner.inspection.readings import look_at_documents, look_at_task
-from nanochat.runner.inspection.report import QUANTILES, SHOWN_CHARS, Run, SplitReport, describe_preview, quantiles
+from nanochat.runner.inspection.report import QUANTILES, SHOWN_CHARS, SplitReport, TextRun, describe_preview, quantiles
 from nanochat.runner.preflight.prepare import Prepared
 
 SAMPLES = 3
@@ -83,7 +83,7 @@ def _inspect(prepared: Prepared, inputs: SourceInputs, limit: int) -> SourceRepo
 
 
 def _column_warnings(inputs: SourceInputs, previews: Sequence[FilePreview]) -> list[str]:
-    """Return which tables lack the column whose text the source is read for."""
+    """Return a warning for each table without the column whose texts are the documents of the source."""
     column = inputs.source.column
     if not inputs.has_documents:
         return []
@@ -144,7 +144,7 @@ def _quantiles_to_json(values: Sequence[int]) -> JsonValue:
     return {"sum": sum(values), "quantiles": dict(shares)}
 
 
-def _runs_to_json(runs: Iterable[Run]) -> list[JsonValue]:
+def _runs_to_json(runs: Iterable[TextRun]) -> list[JsonValue]:
     """Return the start of a conversation in runs of text."""
     shown: list[JsonValue] = []
     left = SHOWN_CHARS

@@ -1,4 +1,4 @@
-"""Reads the documents of a source, or the conversations of a task, for a survey.
+"""Reads the documents of a source, or the conversations of a task, and fills the report on a split.
 
 Conversations are shown in runs of text, each with whether the model is trained on it.
 """
@@ -14,7 +14,7 @@ from nanochat.data.sources import SourceSpec, as_preflight_error
 from nanochat.errors import PreflightError
 from nanochat.plurals import several
 from nanochat.runner.inspection.inputs import TaskInput
-from nanochat.runner.inspection.report import SplitReport
+from nanochat.runner.inspection.report import SplitReport, TextRun
 from nanochat.tasks.build import build_task
 from nanochat.tasks.conversations import Conversations
 from nanochat.tokenizer.bpe import Tokenizer
@@ -138,7 +138,7 @@ class _CharacterTokenizer:
         return chr(token) if token < _FIRST_SPECIAL else self._names[token - _FIRST_SPECIAL]
 
 
-def marked_runs(conversation: Conversation) -> list[tuple[str, bool]]:
+def marked_runs(conversation: Conversation) -> list[TextRun]:
     """Return the rendered text of a conversation in runs, each with whether the model is trained on it.
 
     The loss mask changes only between the parts of a conversation, so the runs are the same with every tokenizer.

@@ -1,6 +1,6 @@
-"""Describes a split of a source, and a table, as the lines of text that `nanochat-run data` prints.
+"""Counts over the texts of a split, and describes the split or a table in the lines that `nanochat-run data` prints.
 
-The survey of a split counts over its texts or conversations: sizes, scripts and duplicates.
+The counts are sizes, scripts and duplicates (`Survey`). Not here: reading the texts (`readings`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nanochat.plurals import several
 SHOWN_CHARS = 600
 """Characters that are shown of a document or a conversation."""
 _SHOWN_CELL_CHARS = 60
-Run = tuple[str, bool]
+TextRun = tuple[str, bool]
 """A run of text, and whether the model is trained on it."""
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 _SHOWN_SCRIPTS = 4
@@ -77,8 +77,8 @@ class SplitReport:
         is_whole: whether all were read.
         texts: the first documents.
         chats: the first conversations, each in runs.
-        notes: what else is to be said, such as the rows that are refused.
-        error: what ended the reading too early.
+        notes: sentences for the user, such as the number of rows that are not used.
+        error: the error that ended the reading too early.
     """
 
     title: str
@@ -87,7 +87,7 @@ class SplitReport:
     is_whole: bool = False
     survey: Survey = field(default_factory=Survey)
     texts: list[str] = field(default_factory=list)
-    chats: list[list[Run]] = field(default_factory=list)
+    chats: list[list[TextRun]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: PreflightError | None = None
 

@@ -50,7 +50,7 @@ def prepare_base_suite(
             chance = sum(1 / len(item.options) for item in items) / len(items)
             return _choice_suite(name, suite.task, items, model, tokenizer, context, chance=chance)
         case LmEvalSuiteSpec():
-            return prepare_lm_eval(name, suite, model, tokenizer, context)
+            return _prepare_lm_eval(name, suite, model, tokenizer, context)
         case _:
             assert_never(suite)
 
@@ -146,7 +146,7 @@ def _tick_from(start: int, tick: Tick, amount: int) -> None:
     tick(start + amount)
 
 
-def prepare_lm_eval(
+def _prepare_lm_eval(
     name: str, suite: LmEvalSuiteSpec, model: FastGPT, tokenizer: Tokenizer, context: StageContext
 ) -> Suite:
     """Load the task and return the suite, ready to run. Raises a StageError if the library cannot load it.
