@@ -1,4 +1,7 @@
-"""A copy of the library in the package `scipy-openblas32` whose symbols have the names that MLX looks for."""
+"""Copies the library of the package `scipy-openblas32`, and gives its symbols the names that MLX looks for.
+
+Not here: the choice of a BLAS, and loading it (`runtime`).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from nanochat.storage.files import atomic_write, exclusive
 
 
 def renamed_openblas(folder: Callable[[], Path]) -> Path | None:
-    """Return a copy of the library with plain `cblas_*` names, None if the package is not installed or it fails.
+    """Return a copy of the library with plain `cblas_*` names. None if the package is missing or copying fails.
 
     It is made once in `folder()`, and again if it is damaged: another BLAS would be slow and change results.
     """
@@ -39,7 +42,7 @@ def renamed_openblas(folder: Callable[[], Path]) -> Path | None:
 
 
 def _is_whole(library: Path) -> bool:
-    """Return whether a library is as it was when it was described beside it, which is done last."""
+    """Return whether a copy is as the file beside it describes it. A copy that was cut off has no such file."""
     # Here, because Pydantic takes longer to import than a shell should wait for a completion, which needs `base_dir`.
     from nanochat.storage.checked_json import read_checked
     from nanochat.storage.integrity import FileDigest, find_change

@@ -1,6 +1,7 @@
-"""A conversation with a model, on a terminal or line by line: `nanochat-chat` without its entry point.
+"""Runs `nanochat-chat`: one answer, or a conversation on a terminal or with the lines of the standard input.
 
-Not here: what a line typed into the chat means (`slash_commands`), and how answers are generated (`inference`).
+Not here: the entry point (`chat`), what a line typed into the chat means (`slash_commands`), and how answers are
+generated (`inference`).
 """
 
 from __future__ import annotations

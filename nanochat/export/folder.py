@@ -2,10 +2,9 @@
 
 mlx-lm and transformers get config.json, model.safetensors, the tokenizer with its chat template, and a file with the
 model's code if the library has no such model. PyTorch nanochat gets our names, its configuration and our tokenizer.
-Every folder has a model card. Not here: what the card says about the origin of the model, and running it.
-
-The model card says how to load the folder, what was measured, and where the model comes from. The runner writes its
-sections about the model's origin.
+Every folder has a model card (README.md), which says how to load the folder, where the model comes from, and what was
+measured. Not here: the text about the origin, which the caller gives, running the model, and what that measured, which
+the export stage adds to the card.
 """
 
 from __future__ import annotations

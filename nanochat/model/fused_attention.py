@@ -2,9 +2,11 @@
 
 The fused kernel knows causal attention but no windows, and a mask makes it compute every score. To train on a windowed
 layer, CUDA therefore works on blocks of queries, each with only the keys that its window reaches, which it reads in
-place. Devices whose fused kernel has no gradient train with `block_attention`.
+place. `overlapping_windows` makes these blocks; a kernel of ours adds up the gradients of keys that two blocks read.
+Devices whose fused kernel has no gradient train with `block_attention`.
 
-Shapes: B batch, H query heads, G key/value heads, T queries, S keys (S >= T), D head size.
+Shapes: B batch, H query heads, G key/value heads, T queries, S keys (S >= T), D head size; F features of a
+position (heads times D).
 """
 
 from __future__ import annotations

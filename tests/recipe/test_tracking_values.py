@@ -1,4 +1,4 @@
-"""Tests that addresses which MLflow can never use are found."""
+"""Tests of the checks on `tracking`: addresses that MLflow can never use, and names that it refuses or uses itself."""
 
 from __future__ import annotations
 

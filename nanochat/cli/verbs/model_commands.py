@@ -1,4 +1,4 @@
-"""The verb `import` of `nanochat-run`: converts a model of another program to a model folder of ours."""
+"""The verbs `import` and `export` of `nanochat-run`: convert models of other programs to model folders, and back."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Converts one data file into parquet files, a part at a time, so that a killed conversion is resumed.
 
 The parts are written to an unfinished copy. Only when all are on disk does it get the name under which it is found.
+A file gives the same rows in the same order each time, so a resumed conversion continues after the rows of whole parts.
 `datasets` reads arrow and feather files. No text becomes a number, a date or a null.
 """
 

@@ -1,6 +1,8 @@
 """The combinations of values that a sweep runs: the grid, the lists that change together, and the conditions.
 
-Not here: what a combination does to the recipe (`cells`)."""
+A search chooses combinations while it runs: `setting_of` gives one its form, and `corner_settings` those that are
+checked before. Not here: the recipe of a combination (`cells`), and the choice (`runner.sweeps.running.search`).
+"""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def with_pins(loaded: LoadedRecipe, base: Path) -> LoadedRecipe:
 def _pins_path(loaded: LoadedRecipe, base: Path) -> Path:
     """Return the recipe's lock file, such as `speedrun.lock` beside `speedrun.yaml`.
 
-    That of a recipe inside the installed package is in the base folder.
+    The lock file of a recipe inside the installed package is in the base folder.
     """
     return (base / "pins" / loaded.path.name if is_installed(loaded.path) else loaded.path).with_suffix(SUFFIX)
 
@@ -102,9 +102,10 @@ def _unpinned(loaded: LoadedRecipe) -> dict[str, HubSource]:
 
 
 def _look_up_commit(source: HubSource, base: Path, notes: list[str], *, offline: bool, refresh: bool) -> str | None:
-    """Return the commit that is downloaded, else the hub's or, offline, that in the cache of other tools or None.
+    """Return the commit to pin, and store it for the next look-up; None if it is not known offline.
 
-    Store it for the next look-up, and add what the user should know about it to `notes`.
+    It is the commit that is downloaded (unless `refresh`), else the one that the hub names or, offline, the one in the
+    cache of other tools. Sentences for the user are added to `notes`.
     """
     commit = None if refresh else hub.known_commit(source, base=base)
     if commit is None:

@@ -1,4 +1,4 @@
-"""After the process of a stage has ended: raise an error with advice, or halve the batch for another attempt."""
+"""Decides what follows the end of a stage's process: an error with advice, or another attempt with half the batch."""
 
 from __future__ import annotations
 

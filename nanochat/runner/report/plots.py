@@ -1,4 +1,7 @@
-"""Plots of a run: scores compared with guessing, and loss, reward and learning rate by step. They need no display."""
+"""Plots of a run: scores compared with guessing, and loss, reward and learning rate by step.
+
+`new_figure` and `save_figure` also serve the pictures of comparisons, sweeps and scaling laws. No plot needs a display.
+"""
 
 from __future__ import annotations
 

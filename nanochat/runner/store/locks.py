@@ -1,8 +1,8 @@
-"""Lock a stage folder or a run folder, so that only one command works in it at a time.
+"""Lock the folder of a stage, a run or a sweep, so that only one command works in it at a time.
 
 The lock is on the file `lock` in the folder and ends with the processes that hold it (`storage.locking`). The child
 process of a stage inherits the open file, so the stage stays locked if the child outlives a killed parent. The text in
-the file only names the holder.
+the file only names the holder. `claims` is another lock: it keeps `gc` away from stages that a run is about to use.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ def sweep_lock(folder: SweepFolder, *, is_shared: bool) -> Iterator[None]:
 
 
 def is_locked(folder: StageFolder | RunFolder | SweepFolder) -> bool:
-    """Return whether a process holds the lock of a folder right now. It need not be writable."""
+    """Return whether a process holds the lock of a folder right now. The folder need not be writable."""
     try:
         descriptor = os.open(folder.lock, os.O_RDONLY)
     except OSError:  # there is no lock file, or only its owner may open it
         return False
     try:
         return not lock_file(descriptor, folder.lock, shared=not isinstance(folder, SweepFolder), wait=False)
-    except PreflightError:  # without locks there is only what the file says
+    except PreflightError:  # on a disk without locks, only the text of the file is left to go by
         owner = read_owner(folder.lock)
         return owner is not None and not _has_ended(owner)
     finally:

@@ -1,6 +1,7 @@
 """Runs cells, each in a thread of this process, as many at a time as there are places for them.
 
-A cell is an ordinary run, which the pipeline runs; its stages are processes of their own. A cell fails alone.
+A cell is an ordinary run, which the pipeline runs; its stages are processes of their own. A cell that
+fails stops no other one, unless `--fail-fast` was given. `raise_worst` reports all failures at the end.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def run_on_host(
 ) -> None:
     """Run a command of `nanochat-run` on a host, in the same folder and with the same base folder as here.
 
-    What it prints is shown line by line. It raises the error that its exit code stands for, with its last line.
+    Its output is shown line by line. If it fails, the error that its exit code stands for is raised with its last line.
     """
     line = shlex.join(
         ["env", f"NANOCHAT_BASE_DIR={base.absolute()}", sys.executable, "-m", "nanochat.cli.run", *command]
@@ -78,10 +78,7 @@ def _error_of(code: int, interrupts: Interrupts) -> type[NanochatError]:
 
 
 def slurm_script(sweep: PreparedSweep, command: Sequence[str], *, base: Path, folder: Path) -> str:
-    """Return a bash script for `sbatch`. Every job runs `command`, to which the number of its cell is added.
-
-    The nodes must see the base folder, the recipe and this installation under the same paths.
-    """
+    """Return a bash script for `sbatch`. Every job runs `command`, to which the number of its cell is added."""
     run, first = sweep.loaded.recipe.run, sweep.cells[0].prepared
     most = f"%{sweep.section.parallel}" if isinstance(sweep.section.parallel, int) else ""
     options = [
