@@ -123,7 +123,7 @@ def test_source_uses_skip_sources_without_files(tmp_path: Path) -> None:
 
 
 def test_source_uses_name_the_form_of_chats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first row that is not bad is judged. A plan reads no parquet file and no converted copy for it."""
+    """Parquet files are judged by their columns, others by the first row that is JSON."""
     monkeypatch.chdir(tmp_path)
     row = {"instruction": "q", "input": "", "output": "a"}
     (tmp_path / "a.jsonl").write_text(f"{{broken\n{json.dumps(row)}\n")
@@ -137,14 +137,13 @@ def test_source_uses_name_the_form_of_chats(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "g.csv").write_text("text\nx\n")
     convert(tmp_path / "f.csv", base=Path("base"))
 
-    def form(name: str, *, look_inside: bool = True, **fields: Any) -> str:
+    def form(name: str, **fields: Any) -> str:
         source = SourceSpec(name="chats", path=(str(tmp_path / name),), **fields)
         item = SftItem(name="c", task="conversations", source=source, split="train", max_examples=None, repeat=1)
-        return next(iter(_lines(item, look_inside=look_inside)), "").partition("; ")[2]
+        return _lines(item)[0].partition("; ")[2]
 
     alpaca = "chats: Alpaca (`instruction`, `input`, `output`)"
     assert [form("a.jsonl"), form("b.parquet"), form("e.parquet"), form("g.csv")] == [alpaca, alpaca, "", ""]
-    assert [form(name, look_inside=False) for name in ("a.jsonl", "b.parquet", "f.csv")] == [alpaca, "", ""]
     assert form("f.csv") == "chats: question and answer (`question`, `answer`)"
     assert form("c.parquet") == "chats: ShareGPT (`conversations` with `from` and `value`)"
     assert form("d.parquet") == "chats: messages (`messages`, with content parts)"

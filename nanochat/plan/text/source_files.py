@@ -67,14 +67,11 @@ class SourceUse:
         return f"{self.source}: {', '.join([*parts, show_bytes(self.size)])}{left_out}{notes}"
 
 
-def source_uses(
-    inputs: Iterable[Input], *, base: Path, look_inside: bool = False, with_pyarrow: bool = False
-) -> list[SourceUse]:
+def source_uses(inputs: Iterable[Input], *, base: Path, look_inside: bool = False) -> list[SourceUse]:
     """Return the use of each source with files, in the order of the inputs.
 
     Files that are missing or not downloaded yet are skipped; the checks before a run report them. With `look_inside`,
-    files are opened to leave out those without content and to count documents and rows. `with_pyarrow`, which a plan
-    alone must not import, the form of chats in parquet and compressed files is named, too.
+    files are opened to leave out those without content and to count documents and rows.
     """
     uses: dict[str, SourceUse] = {}
     for item in inputs:
@@ -85,7 +82,7 @@ def source_uses(
             if look_inside:
                 use = _look_inside(use, item, base)
             if getattr(item, "task", "bpb") == "conversations":
-                use = _name_form(use, item.source, base, is_planning=not (look_inside or with_pyarrow))
+                use = _name_form(use, item.source, base, is_planning=not look_inside)
         except (PreflightError, StageError):
             continue
         known = uses.get(use.source)
@@ -142,7 +139,7 @@ def _name_form(use: SourceUse, source: SourceSpec, base: Path, *, is_planning: b
 
     try:
         form = chat_form(source, use.files.paths, base=base, is_planning=is_planning)
-    except (PreflightError, StageError):
+    except (PreflightError, StageError, ValueError, OSError):
         return use  # a damaged file, which the checks before a run report
     return use if form is None else replace(use, files=replace(use.files, notes=(*use.files.notes, f"chats: {form}")))
 

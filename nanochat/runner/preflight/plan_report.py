@@ -40,12 +40,9 @@ def plan_report_text(
     selected: Collection[str],
     checks: PlanChecks | None = None,
 ) -> str:
-    """Return the plan as `nanochat-run plan` prints it. A run leaves out `checks`: it has made all of them.
-
-    Having read the data for that, a run also names the form of chats in parquet and compressed files.
-    """
+    """Return the plan as `nanochat-run plan` prints it. A run leaves out `checks`: it has made all of them."""
     text = render_plan(prepared.plan, _statuses(lookups, selected))
-    if uses := _source_uses(prepared, is_run=checks is None):
+    if uses := _source_uses(prepared):
         text += f"\n{titled_lines('data', (use.describe() for use in uses))}\n"
     if conversions := _conversions(prepared, lookups, selected):
         title = f"to convert before the first stage (under {prepared.base / FOLDER})"
@@ -61,9 +58,9 @@ def plan_report_text(
     return text
 
 
-def _source_uses(prepared: Prepared, *, is_run: bool) -> list[SourceUse]:
+def _source_uses(prepared: Prepared) -> list[SourceUse]:
     inputs = [item for stage in prepared.plan.stages for item in stage.inputs]
-    return source_uses(inputs, base=prepared.base, with_pyarrow=is_run)
+    return source_uses(inputs, base=prepared.base)
 
 
 def plan_report_json(
@@ -84,7 +81,7 @@ def plan_report_json(
     ]
     content["data"] = [
         {"source": use.source, "files": [str(path) for path in use.files.paths], **use.to_json()}
-        for use in _source_uses(prepared, is_run=checks is None)
+        for use in _source_uses(prepared)
     ]
     content["missing"] = list(prepared.problems)
     content["problems"] = [] if checks is None else list(checks.problems)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nanochat.data.files.file_kinds import kind_of
+from nanochat.data.files.formats.json_lines import json_lines
+from nanochat.data.files.formats.parquet_footer import column_paths
 from nanochat.data.files.formats.readable_file import ReadableFile
-from nanochat.data.files.readers import read_values
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.sources import SourceSpec
 from nanochat.tasks.chat_forms.mapping import ChatMap, mapped_keys
@@ -15,15 +16,18 @@ from nanochat.tasks.chat_forms.rows import DEFAULT_COLUMN, MESSAGE_KEYS, PAIR_KE
 
 _JUDGED_FILES = 10
 """A plan names the forms of the chats in at most this number of files, because it opens each file."""
+_LIST_LEVELS = ("list", "element", "item", "array", "bag")
+"""Names of the levels that parquet files have between a list and its items."""
 
 
 def chat_form(source: SourceSpec, paths: Sequence[Path], *, base: Path, is_planning: bool) -> str | None:
     """Return the names of the forms of the chats in the first few files, each judged by its first row that is JSON.
 
-    None if there is no row. When planning, which must not import pyarrow, only uncompressed jsonl files are judged.
+    Parquet files and converted copies are judged by the columns in their footer. None if there is no row. When
+    planning, which must not import pyarrow, compressed files are not judged.
 
     Raises:
-        PreflightError, StageError: one of these files is damaged or not converted yet.
+        PreflightError, StageError, ValueError, OSError: one of these files is damaged or not converted yet.
     """
     if source.chat_map:
         return form_name(None, chat_map=source.chat_map)
@@ -34,10 +38,26 @@ def chat_form(source: SourceSpec, paths: Sequence[Path], *, base: Path, is_plann
 
 def _form_of_file(file: ReadableFile, column: str, *, is_planning: bool) -> str | None:
     kind = kind_of(file.path)
-    if kind is None or (is_planning and kind.needs_pyarrow):
+    if kind is None or (is_planning and kind.compression is not None):
         return None
-    first = next((row for row in read_values(file) if row.problem is None), None)
+    if kind.reader == "parquet":
+        return form_name(_example_row(column_paths(file.path)), column=column)
+    first = next((line for line in json_lines(file.path) if line.problem is None), None)
     return None if first is None else form_name(first.value, column=column)
+
+
+def _example_row(paths: Iterable[Sequence[str]]) -> dict[str, object]:
+    """Return a row as `form_name` needs it, made from the paths of the leaf columns of a parquet file."""
+    row: dict[str, object] = {}
+    for key, *inner in paths:
+        names = [name for name in inner if name not in _LIST_LEVELS]
+        if not inner:
+            row[key] = "text"
+            continue
+        message = row.setdefault(key, [{}])
+        if names and isinstance(message, list):
+            message[0][names[0]] = "text" if len(names) == 1 else [{}]
+    return row
 
 
 def form_name(value: object, *, column: str = DEFAULT_COLUMN, chat_map: ChatMap = ()) -> str:
