@@ -17,10 +17,10 @@ from nanochat.train.step import Rates, Step, StepResult
 from nanochat.train.time_budget import TimeBudget
 
 MAX_NONFINITE_STEPS = 3
-"""This many steps in a row without a finite loss and gradient stop the stage.
+"""This many steps in a row without a finite loss and gradient stop the stage. Fewer are skipped and counted.
 
-Fewer are skipped and counted, if a finite step follows: it shows that the weights are still sound. Nothing shows this
-if a stage ends with skipped steps, so it fails.
+A skipped step leaves the weights as they were, so a stage whose last one or two steps are skipped has a model: that of
+the step before them. Its validation, or the check before it is written, shows whether it is sound.
 """
 
 
@@ -44,7 +44,7 @@ def train(
             and sample due at that step are repeated, because the checkpoint was written before them.
     Raises:
         InterruptedRun: training was asked to stop; the position is saved.
-        StageError: `MAX_NONFINITE_STEPS` in a row, or the last step, were not finite; the last checkpoint is kept.
+        StageError: `MAX_NONFINITE_STEPS` in a row, or all steps, were not finite; the last checkpoint is kept.
     """
     return _Loop(step, callbacks, intervals, last_step, lr_field, budget).run(start)
 
@@ -92,8 +92,8 @@ class _Loop(Generic[RowsType]):
             self._train_step(batch, rates)
             self._after_step()
         self._wait_for_step()
-        if self.position.nonfinite_streak:
-            raise self._divergence(self.position.step, "the last of the stage")
+        if 0 < self.position.step == self.position.skipped_steps:
+            raise self._divergence(self.position.step, "all of the stage")
         self._save()
         self._evaluate()
         self._run_suites()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -26,6 +27,7 @@ from nanochat.runtime import Runtime
 from nanochat.stages import pretrain as stage
 from nanochat.stages import sft
 from nanochat.storage.layout import list_checkpoints
+from nanochat.train import step
 
 STEPS = 10
 MONITOR = {
@@ -169,6 +171,28 @@ def test_pretrain_that_diverges_in_its_last_update_fails(runs, make_pretrain_spe
     for _ in range(2):
         with pytest.raises(StageError, match=message):
             runs.run(spec, validate_every_steps=validate_every_steps)
+
+
+@pytest.mark.parametrize("validate_every_steps", [1, None])
+def test_pretrain_whose_last_step_is_skipped_passes_on_the_model_before_it(
+    runs, make_pretrain_spec, monkeypatch, capsys, validate_every_steps
+):
+    """The batch of step 4 is bad. Had it failed the stage, the same command would fail for ever."""
+    norms, measure = itertools.count(1), step.grad_norm
+    monkeypatch.setattr(step, "grad_norm", lambda grads: measure(grads) if next(norms) < 4 else mx.array(math.nan))
+    context = runs.run(make_pretrain_spec(steps=4), validate_every_steps=validate_every_steps)
+    before, after = load_model(list_checkpoints(context.folder.checkpoints)[3]), load_model(context.folder.model)
+    for name, value in before.named_parameters().items():
+        np.testing.assert_array_equal(np.array(after.named_parameters()[name]), np.array(value), err_msg=name)
+    assert (runs.metrics(context)["steps"], runs.metrics(context)["skipped_steps"]) == (4, 1)
+    assert "note: left out 1 step at the end, because loss or gradients were not finite; " in capsys.readouterr().out
+
+
+def test_pretrain_that_skips_its_last_step_because_the_model_is_ruined_fails(runs, make_pretrain_spec):
+    """The first update leaves finite weights whose logits are not finite, and no validation notices it."""
+    spec = make_pretrain_spec(steps=2, optimizer=OptimizerConfig(lr_scale=1e30))
+    with pytest.raises(StageError, match=r"^the model has diverged: its logits are not finite after the last step\n"):
+        runs.run(spec, validate_every_steps=None)
 
 
 def test_pretrain_seed_changes_the_model(runs, make_pretrain_spec):

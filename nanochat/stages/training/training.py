@@ -20,6 +20,7 @@ from nanochat.optim.groups import MuonGroup
 from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.training import HandOn
+from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.training.checkpoints import TrainingCheckpoints, split_state
 from nanochat.stages.training.monitored_suites import MonitoredSuites
@@ -30,6 +31,9 @@ from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import Intervals, LoopCallbacks, StepReport, TrainingPosition
 from nanochat.train.loop import train
 from nanochat.train.step import Rows, Step, TrainStep
+
+_PROBE_TOKENS = 16
+"""The model that a stage passes on must have finite logits for this number of tokens. Few need no memory."""
 
 
 class Training:
@@ -105,7 +109,7 @@ class Training:
         )
         intervals, schedule = _intervals_of(self.context.job.execution), self.schedule
         try:
-            return train(
+            position = train(
                 self.step,
                 callbacks,
                 intervals,
@@ -116,6 +120,12 @@ class Training:
             )
         finally:
             self.loader.close()
+        if skipped := position.nonfinite_streak:
+            self.context.notify_user(
+                f"left out {several(skipped, 'step')} at the end, because loss or gradients were not finite; the last "
+                f"model is that of step {position.step - skipped:,}"
+            )
+        return position
 
     def timings(self) -> dict[str, float]:
         """Return peak memory, speed, the time of suites and, with a horizon in minutes, the used seconds."""
@@ -131,9 +141,13 @@ class Training:
     def write_output(self) -> None:
         """Write `out/model/` and the optimizer's moments, which the next stage starts from.
 
-        The last update can make weights infinite without any loss or gradient to show it. That raises a StageError.
+        The last update can make weights or logits infinite without any loss or gradient to show it. That raises a
+        StageError.
         """
         broken = [name for name, value in self.model.named_parameters().items() if not mx.isfinite(value).all().item()]
+        probe = mx.arange(min(_PROBE_TOKENS, self.model.config.vocab_size, self.model.config.sequence_len))[None]
+        if not broken and not mx.isfinite(self.model(probe)).all().item():
+            broken = ["its logits"]
         if broken:
             raise StageError(
                 f"the model has diverged: {', '.join(broken[:3])} are not finite after the last step\n"
