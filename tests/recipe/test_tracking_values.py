@@ -24,9 +24,7 @@ from nanochat.recipe.check.tracking_values import acceptable_key, check_tracking
         "http:x:5000",
         "http://",
         "http://host:99999",
-        "http://host:5000/#/experiments/1",
         "HTTPS://host",
-        " http://host ",
         "postgresql:/host/runs",
         "uc",
     ],
@@ -49,6 +47,9 @@ def test_address_that_can_never_work_is_found(uri):
         ("localhost:5000", "http://localhost:5000"),
         ("[::1]:5000/x", "http://[::1]:5000/x"),
         (" localhost:5000 ", "http://localhost:5000"),
+        ("http://host:5000/#/experiments/1?searchFilter=x", "http://host:5000"),
+        ("https://host/mlflow/?o=1#x", "https://host/mlflow"),
+        (" http://host ", "http://host"),
     ],
 )
 def test_right_address_is_named_where_the_wrong_one_shows_it(uri, right):

@@ -119,7 +119,13 @@ def find_wrong_address(uri: str, *, plugins: Collection[str] | None = None) -> s
 
 
 def _address_meant(uri: str) -> str | None:
-    """Return the right address for the most frequent mistakes: a server without `http://`, and a folder or a file."""
+    """Return the right address for the most frequent mistakes.
+
+    These are a page of a server, as a browser shows it, a server without `http://`, and a folder or a file.
+    """
+    server = re.split("[?#]", uri)[0].rstrip("/")
+    if server.startswith(("http://", "https://")) and _is_server(server):
+        return server
     if _HOST_AND_PORT.fullmatch(uri):
         return f"http://{uri}"
     if (match := _LOCAL_PATH.fullmatch(uri)) is None:
