@@ -26,6 +26,12 @@ def buffer_size(window: int, positions: int) -> int:
     return min(window + 1, -(-positions // CACHE_STEP_TOKENS) * CACHE_STEP_TOKENS)
 
 
+def rollout_rows(answers_per_step: int, processes: int, *, on_cpu: bool) -> int:
+    """Return how many answers a process samples together: its share of a step, up to the most for the device."""
+    most = CPU_ROLLOUT_ROWS if on_cpu else GPU_ROLLOUT_ROWS
+    return min(most, max(1, answers_per_step // processes))
+
+
 def decoding_rows(count: int) -> int:
     """Return the rows of a batch that decodes `count`: the next of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from nanochat.inference.batch_sizes import rollout_rows
 from nanochat.plan.derive.scaling import steps_for_tokens
 from nanochat.plan.estimate import dataset_sizes
 from nanochat.plan.estimate.devices import RATES, STARTUP_SECONDS, TOKENIZER_CHARS_PER_SECOND, decode_seconds
@@ -134,7 +135,7 @@ def estimate_rl(spec: RlSpec, setting: Setting) -> Estimate:
         on_metal=device == "metal",
     )
     copies = (1 if spec.kl else 0) * 4 * config.num_parameters()
-    sampled = evaluation.rollout_rows(spec, execution.processes, on_cpu=device == "cpu")
+    sampled = rollout_rows(spec.answers_per_step, execution.processes, on_cpu=device == "cpu")
     updating = step.peak(rows, accumulates=rows * execution.processes < spec.answers_per_step) + copies
     sampling = evaluation.decoding_bytes(config, rows=sampled, tokens=length, dtype=dtype)
     sampling += sizes.optimizer_state_bytes(config) + config.num_parameters() + copies

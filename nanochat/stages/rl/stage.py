@@ -14,12 +14,12 @@ from typing import Any
 import mlx.core as mx
 
 from nanochat.checkpoint.model_folder import load_model, load_model_and_tokenizer
+from nanochat.inference.batch_sizes import rollout_rows
 from nanochat.inference.sampling import Sampling
 from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import REFERENCE_TOKENS_PER_STEP, build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier
-from nanochat.plan.estimate.memory.evaluation import rollout_rows
 from nanochat.plan.specs.job import Job
 from nanochat.plan.specs.training import RlSpec
 from nanochat.stages.process.context import StageContext, StageResult
@@ -56,7 +56,9 @@ def run(job: Job, context: StageContext) -> StageResult:
         "sampler": Sampler(context, model, tokenizer),
         "questions": questions,
         "rollouts": _make_rollouts(spec),
-        "max_rows": context.shrink_batch(rollout_rows(spec, world.size, on_cpu=context.runtime.backend == "cpu")),
+        "max_rows": context.shrink_batch(
+            rollout_rows(spec.answers_per_step, world.size, on_cpu=context.runtime.backend == "cpu")
+        ),
     }
     steps = AnsweredSteps(context, spec, objective=objective, **common)
     training = Training(

@@ -1,4 +1,4 @@
-"""Peak memory of evaluations: scoring text and options, and generating answers."""
+"""Peak memory of work without gradients: scoring text and options, and generating answers, also those of `rl`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from nanochat.plan.estimate.dataset_sizes import longest_chat_tokens
 from nanochat.plan.estimate.memory.sizes import LOGIT_VALUES, VALUE_BYTES, Dtype, process_peak
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec
 from nanochat.plan.specs.suites import AnyChatSuiteSpec, BaseSuiteSpec, BpbSuiteSpec
-from nanochat.plan.specs.training import RlSpec
 
 _CPU_SCORING_VALUES = 64 * 3
 """On a CPU: queries of an attention block, times the copies of its weights that exist in a forward pass."""
@@ -111,9 +110,3 @@ def _chat_suite_peak(suite: AnyChatSuiteSpec, config: GPTConfig, dtype: Dtype, s
         return scoring_bytes(config, tokens=scored_tokens, dtype=dtype)
     rows = min(batch_sizes.GENERATED_ROWS, (suite.max_problems or batch_sizes.GENERATED_ROWS) * suite.num_samples)
     return decoding_bytes(config, rows=rows, tokens=min(config.sequence_len, length), dtype=dtype)
-
-
-def rollout_rows(spec: RlSpec, processes: int, *, on_cpu: bool) -> int:
-    """Return how many answers a process samples at a time: those of a step, as far as the device works on them."""
-    most = batch_sizes.CPU_ROLLOUT_ROWS if on_cpu else batch_sizes.GPU_ROLLOUT_ROWS
-    return min(most, max(1, spec.answers_per_step // processes))
