@@ -24,7 +24,7 @@ from nanochat.data.places.file_names import show, why_refused
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe, local_paths
 from nanochat.errors import PreflightError, StageError
 from nanochat.plurals import several
-from nanochat.tasks.mixture import draw_examples
+from nanochat.tasks.mixture import draw_solved_examples
 
 TASKS_FILE, BASELINES_FILE, DATA_FOLDER = "core.yaml", "eval_meta_data.csv", "eval_data"
 _SHUFFLE_SEED = 1337
@@ -47,7 +47,7 @@ class CoreItem:
 def fewshot_indices(index: int, total: int, count: int) -> list[int]:
     """Return the numbers of the `count` other items that precede item `index` as solved examples, in order."""
     others = [other for other in range(total) if other != index]
-    return draw_examples(others, count, number=index)
+    return draw_solved_examples(others, count, number=index)
 
 
 def solved_examples(fewshot: Sequence[CoreItem], *, delimiter: str) -> list[str]:

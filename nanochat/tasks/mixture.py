@@ -1,4 +1,4 @@
-"""Parts of tasks and mixtures of several tasks."""
+"""Chooses examples: parts of a task, problems to evaluate on, solved examples, and mixtures of several tasks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def choose_problems(total: int, max_problems: int | None) -> list[int]:
     return order[:max_problems]
 
 
-def draw_examples(pool: Sequence[T], count: int, *, number: int) -> list[T]:
+def draw_solved_examples(pool: Sequence[T], count: int, *, number: int) -> list[T]:
     """Return the solved examples that precede problem `number`, drawn from a pool without that problem."""
     return random.Random(FEWSHOT_SEED + number).sample(pool, count)
 

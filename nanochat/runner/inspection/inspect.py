@@ -14,7 +14,7 @@ from nanochat.data.sources import describe, is_available_offline
 from nanochat.errors import RecipeError
 from nanochat.plan.text.source_files import SourceUse, source_uses
 from nanochat.runner.inspection.inputs import SourceInputs, chat_context, existing_tokenizer, source_inputs
-from nanochat.runner.inspection.readings import look_at_documents, look_at_task
+from nanochat.runner.inspection.readings import survey_documents, survey_task
 from nanochat.runner.inspection.report import QUANTILES, SHOWN_CHARS, SplitReport, TextRun, describe_preview, quantiles
 from nanochat.runner.preflight.prepare import Prepared
 
@@ -97,10 +97,10 @@ def _column_warnings(inputs: SourceInputs, previews: Sequence[FilePreview]) -> l
 def _splits(prepared: Prepared, inputs: SourceInputs, limit: int) -> Iterator[SplitReport]:
     base, tokenizer = prepared.base, existing_tokenizer(prepared)
     for split in _SPLITS if inputs.has_documents else ():
-        yield look_at_documents(inputs.source, split, base=base, tokenizer=tokenizer, limit=limit, samples=SAMPLES)
+        yield survey_documents(inputs.source, split, base=base, tokenizer=tokenizer, limit=limit, samples=SAMPLES)
     context = chat_context(prepared.plan)
     for task in inputs.tasks:
-        yield look_at_task(
+        yield survey_task(
             task, inputs.source, base=base, tokenizer=tokenizer, context=context, limit=limit, samples=SAMPLES
         )
 

@@ -26,7 +26,7 @@ _FIRST_SPECIAL = 0x110000
 """Ids from here on are special tokens. Those below are the numbers of characters."""
 
 
-def look_at_documents(
+def survey_documents(
     spec: SourceSpec, split: Split, *, base: Path, tokenizer: Tokenizer | None, limit: int, samples: int
 ) -> SplitReport:
     """Return a summary of the first `limit` documents of a split. Without a tokenizer, no tokens are counted.
@@ -49,7 +49,7 @@ def look_at_documents(
     return report
 
 
-def look_at_task(
+def survey_task(
     task: TaskInput,
     source: SourceSpec,
     *,

@@ -21,7 +21,7 @@ from nanochat.tasks.custom.graders import grade_text
 from nanochat.tasks.custom.programs import grade_with_program
 from nanochat.tasks.custom.python_files import PythonFile
 from nanochat.tasks.custom.question_rows import QuestionRow, row_parser
-from nanochat.tasks.mixture import choose_problems, draw_examples
+from nanochat.tasks.mixture import choose_problems, draw_solved_examples
 from nanochat.tasks.multiple_choice.base_models import ChoiceItem
 from nanochat.tasks.multiple_choice.chat_models import Question, render_question
 from nanochat.tasks.parsing import read_rows
@@ -173,7 +173,7 @@ def _read(
                 f"{describe(selection.source)}: `num_fewshot: {selection.num_fewshot}` needs as many other questions "
                 f"with answers; `{selection.fewshot_split}` has {sum(bool(shot.answers) for shot in pool):,}"
             )
-        chosen.append((rows[number], tuple(draw_examples(pool, selection.num_fewshot, number=number))))
+        chosen.append((rows[number], tuple(draw_solved_examples(pool, selection.num_fewshot, number=number))))
     return chosen
 
 

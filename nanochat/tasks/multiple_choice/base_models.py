@@ -17,7 +17,7 @@ from nanochat.data.source_checks import check_rows
 from nanochat.data.source_splits import has_split
 from nanochat.data.sources import SourceSpec, as_preflight_error
 from nanochat.data.splits import parse_split
-from nanochat.tasks.mixture import choose_problems, draw_examples
+from nanochat.tasks.mixture import choose_problems, draw_solved_examples
 from nanochat.tasks.multiple_choice.chat_models import QUESTION_PARSERS, Question
 from nanochat.tasks.parsing import RowParser, read_rows, row_error
 from nanochat.tasks.table import TASKS, ChoiceTask
@@ -90,7 +90,7 @@ def _add_fewshot(
     for number in order:
         problem = problems[number]
         pool = [other for other in by_subject.get(problem.subject, ()) if is_separate or other != number]
-        drawn = draw_examples(pool, min(num_fewshot, len(pool)), number=number)
+        drawn = draw_solved_examples(pool, min(num_fewshot, len(pool)), number=number)
         solved = [shots[other].solved for other in drawn]
         starts = tuple(itertools.accumulate(map(len, solved), initial=0))[: len(solved)]
         context = "".join(solved) + problem.context
