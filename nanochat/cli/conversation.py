@@ -155,7 +155,7 @@ def _converse(session: ChatSession, *, is_terminal: bool) -> None:
             print(notice, file=sys.stderr)
             failed += isinstance(command, Invalid)
     if failed and not is_terminal:
-        raise RecipeError(f"{failed} line{'s' * (failed > 1)} of the input could not be used, for the reasons above")
+        raise RecipeError(f"{several(failed, 'line')} of the input could not be used, for the reasons above")
 
 
 def _apply(session: ChatSession, command: Action | SetSystem | ChangeSettings | Invalid) -> str:

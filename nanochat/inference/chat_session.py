@@ -41,7 +41,7 @@ class ChatSession:
         self.unread: tuple[str, ...] = ()
         """Sentences about old messages, and the beginning of the question, that the model did not read."""
         self.notes: tuple[str, ...] = ()
-        """These, and a sentence about the rest of the answer if it did not fit."""
+        """The sentences of `unread`, and one about the answer if it was stopped at a limit."""
 
     def reset(self) -> None:
         """Forget all turns but keep the system prompt and the settings."""
@@ -62,7 +62,7 @@ class ChatSession:
         """Yield the answer in pieces of whole characters. Calculator calls are shown as `[6*7][= 42]`.
 
         Question and answer become part of the history when the answer ends. If the caller closes the iterator early,
-        the partial answer does. The same seed, settings and questions give the same answers.
+        only the part that was generated is kept. The same seed, settings and questions give the same answers.
         """
         settings = self.settings
         turn = len(self.turns) // 2

@@ -1,4 +1,4 @@
-"""A plan as text of at most 100 columns, and as JSON. The caller provides the status of each stage."""
+"""Renders a plan as text for a terminal, and as JSON. The caller provides the status of each stage."""
 
 from __future__ import annotations
 

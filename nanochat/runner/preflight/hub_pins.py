@@ -17,6 +17,7 @@ from nanochat.data.hub import hub
 from nanochat.data.hub.hub_source import HubSource, is_on_hub
 from nanochat.data.places.file_names import show
 from nanochat.errors import PreflightError
+from nanochat.plurals import several
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.shipped import is_installed
 from nanochat.storage.files import delete_leftovers, write_text
@@ -66,9 +67,7 @@ def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
     write_lock(path, {**locked, **commits}, recipe=loaded.path)
     changed = sum(key in locked and locked[key] != commit for key, commit in commits.items())
     suffix = f", {changed} of them to a different commit than before" if changed else ""
-    return f"pinned {len(commits)} hub data set{'s' if len(commits) > 1 else ''} in {path}{suffix}" + "".join(
-        f"; {note}" for note in notes
-    )
+    return f"pinned {several(len(commits), 'hub data set')} in {path}{suffix}" + "".join(f"; {note}" for note in notes)
 
 
 def with_pins(loaded: LoadedRecipe, base: Path) -> LoadedRecipe:

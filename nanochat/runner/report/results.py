@@ -1,4 +1,4 @@
-"""The results of a run's stages, with error, number of problems and score of a guess; whether they are as expected."""
+"""Reads results from the metrics of stages, with error, number of problems and chance, and checks those in `expect`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ _QUALITY = re.compile(r"loss|bpb|bytes_per_token|score|reward")
 """Metrics that measure the output of a tokenizer or training stage. They are shown first."""
 SKIPPED_METRICS = ("skipped_steps", "refused_conversations", "dropped_conversations", "cut_conversations")
 """Metrics that count what was left out. They are shown last, if they are not 0."""
-
-
 _CUTS = {
     "prompts_cut": ("prompt cut", "prompts cut"),
     "answers_cut": ("answer cut", "answers cut"),

@@ -1,4 +1,4 @@
-"""Answers to questions that are not trained on, before, during and after training; and how far the model moved.
+"""Evaluates the model of `rl` on questions that are not trained on, and measures its KL divergence from the start.
 
 `out/tables/answers.jsonl` has the answers to the first questions of each suite at each evaluation, and
 `out/samples.md` shows those before training beside the latest ones.

@@ -46,7 +46,7 @@ def run_sweep(loaded: LoadedRecipe, request: SweepRequest, display: Display) -> 
     if sweep.section.search is not None:
         check_engine()
     tracking = tracking_of(loaded.recipe.tracking, request.folder)
-    check_sweep_run(sweep, request.base, tracking)
+    _check_sweep_run(sweep, request.base, tracking)
     slots = choose_slots(sweep)
     plan = sweep_report_text(sweep)
     if sweep.stages_to_run():
@@ -113,8 +113,8 @@ def _run(
     return runner.failures
 
 
-def check_sweep_run(sweep: PreparedSweep, base: Path, tracking: RunTracking) -> None:
-    """Check what the stages need that will run. The message of the PreflightError lists every problem of any cell."""
+def _check_sweep_run(sweep: PreparedSweep, base: Path, tracking: RunTracking) -> None:
+    """Check the needs of the stages that will run. A PreflightError lists the problems of all cells."""
     to_run = sweep.stages_to_run()
     problems = list(sweep.problems)
     for x in sweep.cells:
