@@ -77,7 +77,7 @@ def write_export(
     else:
         _write_library_files(folder, model, tokenizer, form, quantization)
     code = bool(_code_files(model, form))
-    write_text(folder / CARD_FILE, card_text(form, origin, quantization=quantization, has_code=code), durable=False)
+    write_text(folder / CARD_FILE, _card_text(form, origin, quantization=quantization, has_code=code), durable=False)
 
 
 def _write_torch(folder: Path, model: GPT, tokenizer: Tokenizer) -> None:
@@ -118,7 +118,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n", durable=False)
 
 
-def card_text(form: Format, origin: str, *, quantization: Quantization | None, has_code: bool) -> str:
+def _card_text(form: Format, origin: str, *, quantization: Quantization | None, has_code: bool) -> str:
     """Return the card as Markdown. `origin` is Markdown too."""
     parts = [
         f"---\nlibrary_name: {_LIBRARY[form]}\npipeline_tag: text-generation\ntags: [nanochat]\n---",

@@ -21,19 +21,19 @@ _CURVES = (TRAIN_REWARD, TRAIN_LOSS, VAL_BPB)
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A run as it is now."""
+    """A run or a sweep as it is now. A sweep shows the stage and the curve of a cell that is running."""
 
     reference: str
     status: str
-    """Of the run: see `run_summary.status_of`."""
+    """See `run_summary.status_of` for a run, `SweepSummary.status` for a sweep."""
     message: str
     """How the run ended, if it says so."""
     exit_code: int
-    """How its command ended, as an exit code. 0 while it works on the run."""
+    """The exit code of the last command that worked on it. 0 while a command does."""
     is_active: bool
-    """Whether a command works on the run."""
+    """Whether a command works on it."""
     stages: tuple[tuple[str, str], ...]
-    """The title and the status of each stage."""
+    """The title and the status of each stage. For a sweep, the number of its cells by status."""
     title: str | None
     """The stage that is computed now, or was when the run stopped. None if there is none."""
     fraction: float

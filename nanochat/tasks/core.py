@@ -50,7 +50,7 @@ def fewshot_indices(index: int, total: int, count: int) -> list[int]:
     return draw_solved_examples(others, count, number=index)
 
 
-def solved_examples(fewshot: Sequence[CoreItem], *, delimiter: str) -> list[str]:
+def _solved_examples(fewshot: Sequence[CoreItem], *, delimiter: str) -> list[str]:
     """Return the solved examples as the texts that begin a prompt."""
     return [f"{delimiter.join(shot.pairs[shot.gold])}\n\n" for shot in fewshot]
 
@@ -60,7 +60,7 @@ def render_prompts(item: CoreItem, fewshot: Sequence[CoreItem], *, delimiter: st
 
     The prompt without continuation is stripped on both sides. Nothing else is trimmed or escaped.
     """
-    before = "".join(solved_examples(fewshot, delimiter=delimiter))
+    before = "".join(_solved_examples(fewshot, delimiter=delimiter))
     prompts = tuple(before + delimiter.join(pair) for pair in item.pairs)
     if item.kind == "language_modeling":
         return f"{before}{item.pairs[0][0]}{delimiter}".strip(), *prompts
@@ -149,7 +149,7 @@ def build_core_prompts(task: CoreTask, *, max_problems: int | None = None) -> tu
     for index, item in enumerate(items):
         shots = [items[other] for other in fewshot_indices(index, len(items), task.num_fewshot)]
         prompts = render_prompts(item, shots, delimiter=task.delimiter)
-        lengths = map(len, solved_examples(shots, delimiter=task.delimiter))
+        lengths = map(len, _solved_examples(shots, delimiter=task.delimiter))
         starts = tuple(itertools.accumulate(lengths, initial=0))[: len(shots)]
         problems.append(CorePrompts(task.kind, prompts, item.gold, starts))
     return tuple(problems)

@@ -18,7 +18,7 @@ from nanochat.storage.integrity import write_manifest
 
 def import_model(options: argparse.Namespace) -> None:
     """Write a model folder from the model of another program, which is recognised by its files."""
-    check_new_folder(options.folder)
+    _check_new_folder(options.folder)
     runtime.prepare(device="cpu")
     from nanochat.checkpoint.config_file import FORMAT
     from nanochat.checkpoint.foreign.model import read_model
@@ -41,7 +41,7 @@ def import_model(options: argparse.Namespace) -> None:
     print(f"to evaluate it: {_evaluation_command(model_folder)}")
 
 
-def check_new_folder(folder: Path) -> None:
+def _check_new_folder(folder: Path) -> None:
     """Raise a PreflightError if a folder cannot be created at a path, because something else is there or above."""
     if os.path.lexists(folder):
         raise PreflightError(f"{folder} already exists; name a new folder")
@@ -61,7 +61,7 @@ def _evaluation_command(model: Path) -> str:
 def export_model(options: argparse.Namespace) -> None:
     """Write a model as a folder for mlx-lm, transformers or PyTorch nanochat."""
     folder: Path = options.folder
-    check_new_folder(folder)
+    _check_new_folder(folder)
     if options.quantize_bits is not None and options.format != "mlx":
         raise RecipeError(f"--quantize-bits goes with --format mlx only, not {options.format}")
     runtime.prepare(device="cpu")

@@ -55,7 +55,7 @@ def _estimate_training(
         activation_checkpointing=recomputes,
         on_metal=device == "metal",
     )
-    rows = planned_micro_batch(setting, spec.tokens_per_step, sequence_len)
+    rows = _planned_micro_batch(setting, spec.tokens_per_step, sequence_len)
     peak = step.peak(rows, accumulates=rows * sequence_len < spec.tokens_per_step)
     rate = RATES[device].flops_per_second * execution.processes / (4 / 3 if recomputes else 1.0)
     if spec.minutes is not None:
@@ -69,7 +69,7 @@ def _estimate_training(
         suites = monitoring_seconds(execution, config, dtype, device, steps=tokens // spec.tokens_per_step)
     seconds = None if training_seconds is None else STARTUP_SECONDS[device] + training_seconds + (suites or 0.0)
     peak = monitored_peak(peak, execution, config, dtype, on_cpu=device == "cpu")
-    saved, stays = saved_bytes(setting)
+    saved, stays = _saved_bytes(setting)
     return Estimate(
         parameters=config.num_parameters(),
         tokens=tokens,
@@ -83,7 +83,7 @@ def _estimate_training(
     )
 
 
-def saved_bytes(setting: Setting) -> tuple[int, int]:
+def _saved_bytes(setting: Setting) -> tuple[int, int]:
     """Return the most disk space that a training stage uses, and how much remains when it is done."""
     checkpoint, execution = sizes.checkpoint_bytes(setting.model), setting.execution
     # The kept checkpoints, the best one, and the one being written. At the end the output needs as much as that one.
@@ -96,7 +96,7 @@ def _whole_steps(tokens: float, tokens_per_step: int) -> int:
     return steps_for_tokens(tokens, tokens_per_step) * tokens_per_step
 
 
-def planned_micro_batch(setting: Setting, tokens_per_step: int, sequence_len: int) -> int:
+def _planned_micro_batch(setting: Setting, tokens_per_step: int, sequence_len: int) -> int:
     """Return a process's rows per forward pass that the estimate assumes."""
     fits = training.micro_batch_size(
         setting.model,
@@ -126,7 +126,7 @@ def estimate_rl(spec: RlSpec, setting: Setting) -> Estimate:
     length = min(config.sequence_len, prompt + spec.max_tokens)
     # The stage shares memory as for rows of the whole context, and puts more rows into a pass if they are shorter.
     context = config.sequence_len
-    rows = planned_micro_batch(setting, spec.answers_per_step * context, context)
+    rows = _planned_micro_batch(setting, spec.answers_per_step * context, context)
     step = training.training_memory(
         config,
         sequence_len=context,
@@ -140,7 +140,7 @@ def estimate_rl(spec: RlSpec, setting: Setting) -> Estimate:
     sampling = evaluation.decoding_bytes(config, rows=sampled, tokens=length, dtype=dtype)
     sampling += sizes.optimizer_state_bytes(config) + config.num_parameters() + copies
     steps = spec.steps if spec.steps is not None else _steps_of_epochs(spec)
-    saved, stays = saved_bytes(setting)
+    saved, stays = _saved_bytes(setting)
     common = {
         "parameters": config.num_parameters(),
         "peak_memory_bytes": max(updating, sampling) + reader_bytes([item.source for item in spec.inputs], dtype),

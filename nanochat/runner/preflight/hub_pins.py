@@ -50,13 +50,13 @@ def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
     commits: dict[str, str] = {}
     problems: list[str] = []
     notes: list[str] = []
-    for key, source in {lock_key(source): source for source in unpinned.values()}.items():
+    for key, source in {_lock_key(source): source for source in unpinned.values()}.items():
         if key in locked and not refresh:
             continue
         try:
             commit = _look_up_commit(source, base, notes, offline=offline, refresh=refresh)
         except PreflightError as error:
-            names = ", ".join(f"`{name}`" for name, other in unpinned.items() if lock_key(other) == key)
+            names = ", ".join(f"`{name}`" for name, other in unpinned.items() if _lock_key(other) == key)
             problems.append(f"source {names}: {error}")
         else:
             commits |= {key: commit} if commit is not None else {}
@@ -76,7 +76,7 @@ def with_pins(loaded: LoadedRecipe, base: Path) -> LoadedRecipe:
     locked = read_lock(_pins_path(loaded, base)) if unpinned else {}
     sources = dict(loaded.recipe.sources)
     for name, source in unpinned.items():
-        if commit := locked.get(lock_key(source)):
+        if commit := locked.get(_lock_key(source)):
             sources[name] = sources[name].model_copy(update={"revision": commit})
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"sources": sources}))
 
@@ -121,7 +121,7 @@ def _look_up_commit(source: HubSource, base: Path, notes: list[str], *, offline:
     return commit
 
 
-def lock_key(source: HubSource) -> str:
+def _lock_key(source: HubSource) -> str:
     """Return the key of a source in lock files."""
     return f"hf://datasets/{source.repository}@{source.revision}"
 

@@ -23,12 +23,7 @@ from nanochat.runner.upload.sweep_view import as_cell
 from nanochat.storage.layout import RunFolder, StageFolder
 from nanochat.tracking.database import holds_runs
 from nanochat.tracking.link import read_link
-from nanochat.tracking.run_view import (
-    Artifact,
-    RunView,
-    Status,
-    metric_name,
-)
+from nanochat.tracking.run_view import Artifact, RunView, Status, metric_name
 from nanochat.tracking.store_address import database_path
 from nanochat.tracking.view_digests import models_digest
 
@@ -44,8 +39,8 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
     """Return how MLflow should show the run in a folder now."""
     state = read_run(folder)
     assert state is not None, f"{folder.state} cannot be read"
-    folders = {name: folder for name, folder in state.folders(base).items() if state.entry(name).status != "running"}
-    records = {name: record for name, folder in folders.items() if (record := read_record(folder)) is not None}
+    ended = {name: files for name, files in state.folders(base).items() if state.entry(name).status != "running"}
+    records = {name: record for name, files in ended.items() if (record := read_record(files)) is not None}
     view = RunView(
         name=state.name,
         link=folder.link,
@@ -63,8 +58,7 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
         artifacts=_run_artifacts(folder),
         datasets=datasets_of_run(state, records),
         stages=tuple(
-            _stage_view(state, entry, folder, records.get(entry.stage))
-            for entry, folder in _computed_stages(state, base)
+            _stage_view(state, entry, files, records.get(entry.stage)) for entry, files in _computed_stages(state, base)
         ),
         models=model_views(state, base, records, tags=common_tags(state)),
         measurements=measurements(state, base, records, run_link=folder.link),

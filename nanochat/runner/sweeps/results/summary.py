@@ -101,7 +101,7 @@ def summary_to_json(summary: SweepSummary) -> JsonValue:
         "command": summary.state.command,
         "cells": len(summary.results),
         "finished": sum(result.status == "finished" for result in summary.results),
-        "best": None if best is None else {"result": best[0], **ranked_setting_to_json(best[1], best[0])},
+        "best": None if best is None else {"result": best[0], **_ranked_setting_to_json(best[1], best[0])},
     }
 
 
@@ -138,10 +138,10 @@ def _cell_to_json(result: CellResult) -> JsonValue:
 
 def _ranked_to_json(results: Sequence[CellResult], metric: str, order: str) -> list[JsonValue]:
     ranked = rank(group_by_setting(results), metric, "min" if order == "min" else "max")
-    return [ranked_setting_to_json(setting, metric) for setting in ranked]
+    return [_ranked_setting_to_json(setting, metric) for setting in ranked]
 
 
-def ranked_setting_to_json(setting: Setting, metric: str) -> dict[str, JsonValue]:
+def _ranked_setting_to_json(setting: Setting, metric: str) -> dict[str, JsonValue]:
     """Return a setting and its result over seeds as JSON values."""
     return {
         "values": _as_json(setting.values),
