@@ -38,7 +38,7 @@ def lock_file(descriptor: int, path: Path, *, shared: bool = False, wait: bool =
 @contextmanager
 def waiting_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock of a file, which is created, and wait for it. See `lock_file`."""
-    with path.open("a") as file:
+    with path.open("a+") as file:  # NFS shares locks only of files that are open for reading
         lock_file(file.fileno(), path, shared=shared)
         yield
 
