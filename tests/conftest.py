@@ -5,6 +5,8 @@ NANOCHAT_TEST_DEVICE=gpu runs the tests on the GPU, in float32.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gc
 import json
 import os
@@ -74,6 +76,23 @@ def _quick_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture
+def locks_of_nfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks demand what NFS demands, which makes locks of byte ranges of them, see flock(2).
+
+    The file of a shared lock must be open for reading, and that of any other lock for writing.
+    """
+    flock = fcntl.flock
+
+    def flock_on_nfs(descriptor: int, operation: int) -> None:
+        mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+        if mode == (os.O_WRONLY if operation & fcntl.LOCK_SH else os.O_RDONLY):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_on_nfs)
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_gc_deletes_nothing_if_a_run_cannot_be_read(finished):
     assert all(StageFolder(f.path).record.exists() for f in stage_folders(finished.base))
 
 
-def test_gc_deletes_token_caches_whose_tokenizer_no_run_uses(finished):
+def test_gc_deletes_token_caches_whose_tokenizer_no_run_uses(finished, locks_of_nfs):
     """A cache that is being written is kept."""
     run = finished.first
     (finished.stage_folder("tokenizer").out / "tokenizer.model").write_bytes(b"pieces")
@@ -105,7 +105,7 @@ def test_gc_deletes_token_caches_whose_tokenizer_no_run_uses(finished):
         folder.mkdir(parents=True)
         write_list(folder, PartList(key={"tokenizer": digest}))
         (folder / ".lock").touch()
-    with (finished.base / "tokens" / "being made" / ".lock").open() as held:
+    with (finished.base / "tokens" / "being made" / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert [folder.path.name for folder in find_unreferenced_token_caches(finished.base)] == ["of none"]
         assert [folder.path.name for folder in delete_unreferenced_token_caches(finished.base)] == ["of none"]

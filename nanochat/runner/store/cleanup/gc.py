@@ -200,6 +200,6 @@ def _is_being_written(cache: Path) -> bool:
     path = cache / LOCK_FILE
     try:
         with path.open("r") as file:
-            return not lock_file(file.fileno(), path, wait=False)
+            return not lock_file(file.fileno(), path, shared=True, wait=False)
     except OSError:
         return False
