@@ -66,7 +66,7 @@ _prepared: dict[tuple[str, str, int, bool], Runtime] = {}
 
 
 def environment(name: str, default: str | None = None) -> str | None:
-    """Return an environment variable. All other modules read the environment through this function."""
+    """Return an environment variable, or `default` if it is not set. All other modules read it here."""
     return os.environ.get(name, default)
 
 

@@ -51,7 +51,7 @@ class StagePlan:
 
     @property
     def init_from(self) -> str | None:
-        """The weights that this stage starts from instead of an upstream stage's, as written in the recipe."""
+        """The weights that this stage starts from instead of an upstream stage's, as the recipe names them, or None."""
         return None if isinstance(self.spec, TokenizerSpec) else self.spec.init_from
 
 

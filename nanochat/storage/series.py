@@ -1,4 +1,4 @@
-"""Files of metrics by step, which grow by a line at a time while a stage runs."""
+"""Files of metrics by step, which grow by a line at a time while a stage runs, and the names of some metrics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Series:
             file.write(line + "\n")
 
     def at(self, step: int) -> dict[str, float]:
-        """Return all values of a step. None if there is no such step."""
+        """Return all values of a step by name; empty if there is no such step."""
         values: dict[str, float] = {}
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
             content = json.loads(line)

@@ -45,7 +45,7 @@ class _Line:
                 self.pending = flags[word]
 
     def next_positional(self) -> argparse.Action | None:
-        """Return the argument that a word without an option would be."""
+        """Return the argument that a word without an option would be, None if all are given."""
         place = 0
         for action in self.parser.positionals():
             place += action.nargs if isinstance(action.nargs, int) else 1

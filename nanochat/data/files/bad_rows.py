@@ -20,7 +20,7 @@ class RowProblems:
 
     Attributes:
         source: the name of the source, for messages.
-        allowed: returns how many rows may be bad, None for any number. It is asked only when there are more than 10.
+        allowed: returns how many rows may be bad; None allows all. It is called only for more than `MIN_ALLOWED`.
         notify: receives the first bad rows as they are met, and the counts at the end of the pass.
         bad: the number of rows that could not be read, those before the pass was resumed included.
         examples: the first of them that this process met, as `file:line: problem`.

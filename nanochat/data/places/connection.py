@@ -69,7 +69,7 @@ class Answer:
 
     @property
     def range(self) -> tuple[int, int | None] | None:
-        """The number of the first byte of a partial answer, and the size of the whole file if it is announced."""
+        """The first byte of a partial answer, and the size of the file if it is announced. None for a whole answer."""
         unit, _, rest = self._response.headers.get("Content-Range", "").partition(" ")
         span, _, total = rest.partition("/")
         first = _size(span.partition("-")[0])

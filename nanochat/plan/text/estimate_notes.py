@@ -107,7 +107,7 @@ def _advice(stage: StagePlan, available_bytes: int) -> str:
 
 
 def _time_note(stage: StagePlan) -> str | None:
-    """Return the meaning of a horizon in minutes for a stage."""
+    """Return a sentence on the horizon of a stage in minutes, None if it has another horizon."""
     spec, tokens = stage.spec, stage.estimate.tokens
     if not isinstance(spec, PretrainSpec | SftSpec) or spec.minutes is None:
         return None

@@ -76,7 +76,7 @@ def _check_tags(tags: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 
 
 def _key_problem(key: str) -> tuple[str, str] | None:
-    """Return why MLflow would refuse or misunderstand a tag of this name, and what to do about it."""
+    """Return why MLflow would refuse or misunderstand a tag of this name, and what to do about it, else None."""
     if key.startswith(MLFLOW_PREFIX):
         help_ = f"name it `{key.removeprefix(MLFLOW_PREFIX) or 'note'}`, or use `name` and `description` of the recipe"
         return f"`{key}` is one of MLflow's own tags", help_
@@ -119,7 +119,7 @@ def find_wrong_address(uri: str, *, plugins: Collection[str] | None = None) -> s
 
 
 def _address_meant(uri: str) -> str | None:
-    """Return the right address for the most frequent mistakes.
+    """Return the right address for the most frequent mistakes, None for others.
 
     These are a page of a server, as a browser shows it, a server without `http://`, and a folder or a file.
     """

@@ -188,7 +188,7 @@ class PythonSuite(Generation, PythonProblems):
 
 
 def kind_of_suite(suite: object) -> str | None:
-    """Return the tag of the kind of a suite, or text that is no tag."""
+    """Return the tag of the kind of a suite, or a text that is no tag. None if the suite names no task."""
     task = suite.get("task") if isinstance(suite, dict) else getattr(suite, "task", None)
     if task is None:
         return None

@@ -55,7 +55,7 @@ def child(slot: Slot | None, key: str | int, tag: object = None) -> Slot | None:
 
 
 def section_of(slot: Slot | None, tag: object = None) -> type[Section] | None:
-    """Return the section that `slot` accepts. If there are several kinds, return the one for `task: tag`."""
+    """Return the section that `slot` accepts: of several kinds, the one for `task: tag`. None if there is none."""
     sections = sections_of(slot)
     if len(sections) <= 1:
         return sections[0] if sections else None

@@ -146,7 +146,10 @@ def _digest(recipe: Recipe, source: SourceSpec, base: Path) -> str:
 
 
 def _usable_lines(recipe: Recipe, source: SourceSpec) -> LineFilter | None:
-    """Return the filter of a source's usable lines if the recipe uses it for documents alone, or for chats alone."""
+    """Return the filter of a source's usable lines, which are those of documents or of chats.
+
+    None for a source of other rows, of both, or without a path on this machine.
+    """
     if source.path is None:
         return None
     tasks = {item.task for item in recipe.sft.data.values() if item.source == source.name} if recipe.sft else set()

@@ -125,7 +125,7 @@ def _budgets(analysis: ScalingAnalysis, *, to: float) -> list[float]:
 
 
 def _bars(value: Uncertain) -> list[list[float]] | None:
-    """Return the lengths of error bars. The value itself may lie outside of the interval."""
+    """Return the lengths of error bars, None without an interval. The value itself may lie outside of the interval."""
     if value.interval is None:
         return None
     low, high = value.interval

@@ -168,7 +168,7 @@ def _refuse_second_process(name: str, digest: str, base: Path) -> None:
 
 
 def find_resumable_run(name: str, digest: str, base: Path) -> Run | None:
-    """Return the latest run of this name if it computes the same thing and no process is working on it."""
+    """Return the latest run of this name if it computes the same thing and no process is working on it, else None."""
     latest = next(reversed(list_runs(base, name)), None)
     is_same = latest is not None and latest.state.plan_digest == digest and not is_in_progress(latest)
     return latest if is_same else None

@@ -58,7 +58,10 @@ class TrainingCheckpoints:
         return position
 
     def _find_problem(self, view: CheckpointView) -> str | None:
-        """Return why a checkpoint cannot continue: the best model before it may be passed on, and is damaged."""
+        """Return why a checkpoint cannot continue, None if it can.
+
+        The best model before it may be passed on, so that must not be damaged.
+        """
         best = _fields(view.state["position"])["best_step"]
         if self.hand_on == "last" or best is None or best == view.step:
             return None

@@ -87,7 +87,7 @@ def present(row: Mapping[object, object] | Mapping[str, object]) -> dict[str, ob
 def take_flags(row: dict[str, object], where: str = "") -> tuple[str, bool] | None:
     """Remove the keys in `FLAGS` from a row or message. Return the first that forbids training, else any.
 
-    The flag comes with whether it allows training.
+    The flag comes with whether it allows training. None if there is no such key.
 
     Raises:
         BadConversation: a value is neither true nor false.

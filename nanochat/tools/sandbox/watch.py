@@ -157,7 +157,10 @@ class _Watch:
         return bool(data)
 
     def _read_reports(self) -> Verdict | None:
-        """Read what the sandbox reports. Its time starts when both processes are ready."""
+        """Read the reports of the sandbox, and return the verdict, None if it is still to come.
+
+        The time of the program starts when both processes are ready.
+        """
         data = os.read(self._report.fileno(), _READ_BYTES)
         if not data:
             if self._ready < _PROCESSES:

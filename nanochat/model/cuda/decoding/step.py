@@ -86,7 +86,10 @@ def _embed(model: GPT, inputs: Inputs) -> list[mx.array]:
 
 
 def _mix(model: GPT, layer: int, x0: mx.array, saved: mx.array | None) -> Mix | None:
-    """Return how the input of a layer, or of the final norm after the last one, comes from the residual stream."""
+    """Return how the input of a layer, or of the final norm after the last one, comes from the residual stream.
+
+    None if it is the stream itself.
+    """
     if layer < model.config.n_layer:
         has_lambdas = model.config.variant.has_residual_lambdas
         return Mix(model.resid_lambdas, model.x0_lambdas, layer, x0) if has_lambdas else None
