@@ -37,7 +37,7 @@ from nanochat.tokenizer.chat_format import Conversation, Message, Part
 _UNTRAINED = "untrained"
 """Stands for the role of an assistant's message that is not trained on, in packed conversations."""
 
-_FORMS_VERSION = 4
+_FORMS_VERSION = 5
 """Raise it when rows become usable or unusable, so that digests of the usable lines are computed again."""
 
 

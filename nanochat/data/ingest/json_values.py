@@ -49,12 +49,13 @@ def json_rows(path: Path) -> Iterator[FoundRow]:
         if is_array:
             reader.skip("[")
         for number, (place, value, problem) in enumerate(reader.values(is_array)):
+            chars, reader.chars = reader.chars, 0
             if problem is not None:
                 yield FoundRow(place, {}, problem)
             elif not is_array and isinstance(value, dict) and number == 0 and reader.peek() == "":
                 yield from _rows_of_object(value, place)
             else:
-                yield _row(value, place)
+                yield _row(value, place, chars)
 
 
 def _rows_of_object(value: Row, place: str) -> Iterator[FoundRow]:
@@ -62,14 +63,14 @@ def _rows_of_object(value: Row, place: str) -> Iterator[FoundRow]:
 
     An object with one non-empty list, which begins with an object or a conversation, and few other keys, which hold no
     text, is a table: each item of the list is a row. Any other object is one row, and so is one whose list holds chat
-    messages.
+    messages, also those of a single conversation that Claude exported.
 
     Raises:
         UnreadableFileError: a key beside the rows of a table may change their meaning.
     """
     lists = [(key, items) for key, items in value.items() if isinstance(items, list) and items]
     is_table = len(value) <= _MAX_KEYS_BESIDE_ROWS and len(lists) == 1 and _is_row(lists[0][1][0])
-    if not is_table or _holds_text(value):
+    if not is_table or _holds_text(value) or "chat_messages" in value:
         yield FoundRow(place, value)
         return
     if lost := sorted(key for key in value if key.lower() in _MEANINGFUL_KEYS and value[key] not in (None, "", [])):
@@ -104,25 +105,25 @@ def _holds_text(value: Row) -> bool:
     )
 
 
-def _row(value: object, place: str) -> FoundRow:
+def _row(value: object, place: str, chars: int = 0) -> FoundRow:
     match value:
         case str():
-            return FoundRow(place, {"text": value})
+            return FoundRow(place, {"text": value}, chars=chars)
         case dict():
-            return FoundRow(place, value)
+            return FoundRow(place, value, chars=chars)
         case list() if _is_conversation(value):
-            return FoundRow(place, {"messages": value})
+            return FoundRow(place, {"messages": value}, chars=chars)
     found = "a list" if isinstance(value, list) else f"`{json.dumps(value, default=lambda _: 'a long number')[:50]}`"
     return FoundRow(place, {}, f"expected an object, a text or a list of messages, found {found}")
 
 
 class _Reader:
-    """Parses the values of a JSON text one after the other, and counts its lines."""
+    """Parses the values of a JSON text one after the other, and counts its lines and characters."""
 
     def __init__(self, read: Callable[[int], str]) -> None:
         self._read = read
         self._buffer, self._position, self._line, self._is_end = "", 0, 1, False
-        self._decoder = json.JSONDecoder()
+        self._decoder, self.chars = json.JSONDecoder(), 0
 
     def peek(self) -> str:
         """Return the next character that is not blank, or an empty text at the end of the file."""
@@ -240,6 +241,7 @@ class _Reader:
 
     def _advance(self, position: int) -> None:
         self._line += self._buffer.count("\n", self._position, position)
+        self.chars += position - self._position
         self._position = position
 
     def _fill(self, size: int) -> None:

@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TABLE_ROWS = 1_000
+_TABLE_CHARS = 1 << 24
+"""A table is complete once its rows take this much of the file, because a row may be a conversation of a megabyte."""
 _MAX_NESTING_OF_COLUMN = 50
 """Arrow reads no file whose columns are nested much deeper."""
+_MAX_KEYS_OF_COLUMN = 200
+"""Objects with more keys in all, such as one that holds a thousand messages by their ids, are kept as JSON. As columns
+of their own, each key would need a value in every row."""
 _MAX_NESTING = 500
 """Python reads and writes no JSON that is nested much deeper."""
 
@@ -34,6 +39,8 @@ class FoundRow:
     place: str
     values: Row
     problem: str | None = None
+    chars: int = 0
+    """The length of the row in the file, if it may be long."""
 
 
 class UnreadableFileError(Exception):
@@ -54,14 +61,26 @@ def read_integer(digits: str) -> int | LongNumber:
 
 def row_tables(rows: Iterator[FoundRow], first_row: int) -> Iterator[pa.Table]:
     """Yield the rows from a row on. A row that cannot be stored becomes a bad row."""
-    rest = itertools.islice(rows, first_row, None)
-    while batch := list(itertools.islice(rest, TABLE_ROWS)):
+    for batch in _batches(itertools.islice(rows, first_row, None)):
         try:
             table = _table([row.values for row in batch])
         except (UnicodeEncodeError, RecursionError, TypeError):
             batch = [_checked(row) for row in batch]
             table = _table([row.values for row in batch])
         yield with_places(table, [row.place for row in batch], [row.problem for row in batch])
+
+
+def _batches(rows: Iterator[FoundRow]) -> Iterator[list[FoundRow]]:
+    batch: list[FoundRow] = []
+    chars = 0
+    for row in rows:
+        batch.append(row)
+        chars += row.chars
+        if len(batch) == TABLE_ROWS or chars >= _TABLE_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
 
 
 def with_places(table: pa.Table, places: Sequence[str], problems: Sequence[str | None] | None = None) -> pa.Table:
@@ -98,18 +117,21 @@ def _table(rows: Sequence[Row]) -> pa.Table:
 
 
 def _column(values: list[object]) -> pa.Array:
-    """Return values of a key as an Arrow array; as strings if Arrow has no type for all of them.
+    """Return values of a key as an Arrow array; as strings if Arrow has no type for all of them, or one of many keys.
 
     Strings stay as they are then. The others become JSON, with a mark in front, by which readers recognise them.
     """
     import pyarrow as pa
 
+    if len(set().union(*(value for value in values if isinstance(value, dict)))) > _MAX_KEYS_OF_COLUMN:
+        return _as_strings(values)
     try:
         array = pa.array(values)
     except (pa.ArrowException, OverflowError):
         return _as_strings(values)
     # Parquet cannot hold objects without keys.
-    is_storable = "struct<>" not in str(array.type) and _nesting_of_type(array.type) <= _MAX_NESTING_OF_COLUMN
+    depth, keys = _size_of_type(array.type)
+    is_storable = "struct<>" not in str(array.type) and depth <= _MAX_NESTING_OF_COLUMN and keys <= _MAX_KEYS_OF_COLUMN
     return array if is_storable else _as_strings(values)
 
 
@@ -123,7 +145,9 @@ def _as_strings(values: list[object]) -> pa.Array:
 def _as_json(value: object) -> str:
     if _nesting(value) > _MAX_NESTING:
         raise RecursionError
-    return json.dumps(value)
+    return json.dumps(
+        value, ensure_ascii=False
+    )  # half of a surrogate pair must not be hidden from Arrow, which refuses it
 
 
 def _nesting(value: object) -> int:
@@ -139,9 +163,10 @@ def _nesting(value: object) -> int:
     return depth
 
 
-def _nesting_of_type(kind: pa.DataType) -> int:
-    """Return how deep lists and objects are nested in a type."""
-    kinds, depth = [kind], 0
+def _size_of_type(kind: pa.DataType) -> tuple[int, int]:
+    """Return how deep lists and objects are nested in a type, and how many keys and lists it has in all."""
+    kinds, depth, keys = [kind], 0, 0
     while kinds := [inner.field(i).type for inner in kinds for i in range(inner.num_fields)]:
         depth += 1
-    return depth
+        keys += len(kinds)
+    return depth, keys

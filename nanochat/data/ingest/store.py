@@ -24,7 +24,7 @@ from nanochat.storage.files import sha256_of_file
 
 FOLDER, LIST_FILE, LOCK_FILE = "ingest", "parts.json", ".lock"
 PARTIAL_SUFFIX = ".partial"
-_VERSION = 4
+_VERSION = 5
 """Raised when the same file would be converted into different rows."""
 _KEY_CHARS = 16
 _DECOMPRESSED_PER_BYTE = 5

@@ -131,7 +131,7 @@ class Source(Section):
     and `spelling` is a list of words."""
     column: str = "text"
     """Name of the column or key that holds a document's text, or the messages of a chat. Default for chats: `messages`
-    or `conversations`, or the keys of a question and its answer."""
+    or `conversations`, the keys of a question and its answer, or those of an export of ChatGPT or Claude."""
     map: RowMap | None = None
     """How rows become conversations or questions if they have a form of their own, such as
     `map: {user: "{question}\\n{context}", assistant: answer}`. Keys that are not named are ignored, except those that

@@ -72,6 +72,32 @@ def text_of(value: object, key: str, where: str = "") -> str:
     return value
 
 
+def role_of(given: object, where: str = "") -> Role:
+    """Return the role that a name such as `human` or `gpt` stands for. Raises BadConversation if there is none."""
+    role = _ROLES.get(given.strip().lower()) if isinstance(given, str) else None
+    if role is None:
+        raise BadConversation(f"{where}role {given!r} is not supported; expected system, user or assistant")
+    return role
+
+
+def object_of(value: object, name: str) -> dict[str, object]:
+    """Return the keys of an object that have a value; none for null, which tables hold for a missing object.
+
+    Raises:
+        BadConversation: the value is something else.
+    """
+    if value is not None and not isinstance(value, dict):
+        raise BadConversation(f"{name} must be an object, found {json_type(value)}")
+    return present(value or {})
+
+
+def items_of(value: object, name: str) -> list[object]:
+    """Return a list. Raises BadConversation if the value is something else."""
+    if not isinstance(value, list):
+        raise BadConversation(f"{name} must be a list, found {json_type(value)}")
+    return value
+
+
 def json_type(value: object) -> str:
     """Return the type of a decoded JSON value, in JSON's words."""
     match value:
@@ -126,10 +152,8 @@ def _message(value: object, number: int, ignored: set[str], is_trained: bool) ->
         raise BadConversation(f"{where}must have `role` and `content`; found {str(value)[:_SHOWN_CHARS]}")
     keys = present(value)
     given, content = keys.pop(names[0], None), keys.pop(names[1], value.get(names[1]))
-    known = _ROLES.get(given.strip().lower()) if isinstance(given, str) else None
-    if known is None:
-        raise BadConversation(f"{where}role {given!r} is not supported; expected system, user or assistant")
-    role, where = known, f"message {number} ({known}): "
+    role = role_of(given, where)
+    where = f"message {number} ({role}): "
     flag = take_flags(keys, where)
     if flag is not None and flag[1] and role != "assistant" and flag[0] not in (*TRAINED_IF_FALSE, "usable"):
         raise BadConversation(f"{where}`{flag[0]}` asks to train on it, but only answers are trained on; remove it")

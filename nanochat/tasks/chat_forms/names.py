@@ -11,6 +11,7 @@ from nanochat.data.files.formats.parquet_footer import column_paths
 from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.sources import SourceSpec
+from nanochat.tasks.chat_forms.applications import application_of
 from nanochat.tasks.chat_forms.mapping import ChatMap, mapped_keys
 from nanochat.tasks.chat_forms.rows import DEFAULT_COLUMN, MESSAGE_KEYS, PAIR_KEYS
 
@@ -77,7 +78,8 @@ def form_name(value: object, *, column: str = DEFAULT_COLUMN, chat_map: ChatMap 
             return _messages_name(f"`{key}`", value[key])
     keys = next((keys for keys in PAIR_KEYS if all(key in value for key in keys)), None)
     if keys is None:
-        return "an unknown form"
+        application = application_of(value)
+        return "an unknown form" if application is None else f"an export of {application}"
     extra = [key for key in ("context", "input", "history") if key in value]
     kind = "Alpaca" if keys == ("instruction", "output") else "question and answer"
     return f"{kind} ({', '.join(f'`{key}`' for key in (keys[0], *extra, keys[1]))})"

@@ -4,6 +4,7 @@
     [{"role": "user", "content": "..."}, ...]
     {"question": "...", "answer": "..."}     {"prompt": "...", "completion": "..."}     {"instruction", "output"}
     {"prompt": "...", "chosen": "...", "rejected": "..."}     also with lists of messages
+    {"mapping": {...}, "current_node": "..."}     {"chat_messages": [...]}     exported by ChatGPT and by Claude
 
 The `map` of a source reads any other form. With each form go `system`, and `weight`, `train` or `label`, which are
 false for a row that is not to be trained on.
@@ -17,6 +18,7 @@ import json
 
 from nanochat.data.splits import SPLIT_KEYS, canonical_split, held_out_by
 from nanochat.plurals import several
+from nanochat.tasks.chat_forms.applications import TREE_KEYS, application_of, parse_export
 from nanochat.tasks.chat_forms.keys import (
     FLAGS,
     BadConversation,
@@ -50,6 +52,7 @@ _USED_KEYS = {
     "history",
     "ideal",
     *MESSAGE_KEYS,
+    *TREE_KEYS,
     *SYSTEM_KEYS,
     *FLAGS,
     *SPLIT_KEYS,
@@ -152,6 +155,9 @@ def _take_messages(
     for keys in PAIR_KEYS:
         if all(key in value for key in keys):
             return _take_pair(row, value, keys, ignored)
+    if application_of(value) is not None:
+        row.clear()
+        return parse_export(value, ignored)
     raise BadConversation(
         f"expected `messages`, or question/answer, or prompt/completion; keys: {_keys(value)}; if another key "
         "holds the messages, set the source's `column` to it; if two keys hold a question and its answer, set "

@@ -27,10 +27,11 @@ from hypothesis import strategies as st
 from nanochat.data.files.bad_rows import RowProblems
 from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.cursors import START
-from nanochat.data.files.readers import read_rows, read_texts
+from nanochat.data.files.formats.json_lines import HALF_PAIR
+from nanochat.data.files.readers import read_rows, read_texts, read_values
 from nanochat.data.ingest import convert as conversion
 from nanochat.data.ingest import json_values
-from nanochat.data.ingest.convert import convert
+from nanochat.data.ingest.convert import convert, read_tables
 from nanochat.data.ingest.store import read_parts, readable_files, unconverted_files
 from nanochat.errors import PreflightError, StageError
 
@@ -393,3 +394,37 @@ def test_column_that_changes_its_type_starts_a_new_part(tmp_path, monkeypatch):
     path.write_text(json.dumps(rows))
     assert converted(path, tmp_path / "base") == rows
     assert len(read_parts(next((tmp_path / "base" / "ingest").iterdir()))) == 2
+
+
+def test_objects_whose_keys_are_data_are_kept_as_they_are(tmp_path):
+    """As a column of parquet, an object would have the keys of all rows, and a nested object those of all others."""
+    path = tmp_path / "a.json"
+    rows = [{"by_id": {f"{row}-{n}": {"n": n} for n in range(3)}, "list": [{f"{row}": "\u00e9"}]} for row in range(300)]
+    path.write_text(json.dumps(rows))
+    assert converted(path, tmp_path / "base") == rows
+
+
+def test_half_of_a_surrogate_pair_is_a_bad_row_in_any_column(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[{"a": {"b": "\\ud83d"}}, {"a": "text"}, {"a": {"b": "c"}}]')
+    convert(path, base=tmp_path / "base")
+    rows = [row for part in readable_files([path], base=tmp_path / "base") for row in read_values(part)]
+    assert [row.value for row in rows[1:]] == [{"a": "text"}, {"a": {"b": "c"}}]
+    assert rows[0].problem == HALF_PAIR
+
+
+def test_long_rows_are_converted_a_few_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("nanochat.data.ingest.row_tables._TABLE_CHARS", 100)
+    path = tmp_path / "a.json"
+    rows = [{"text": letter * length} for letter, length in (("a", 20), ("b", 20), ("c", 90), ("d", 300), ("e", 1))]
+    path.write_text(json.dumps(rows))
+    assert [table["text"].to_pylist() for table in read_tables(path, ".json", first_row=1)] == [
+        [row["text"] for row in part] for part in (rows[1:3], rows[3:4], rows[4:])
+    ]
+
+
+def test_single_conversation_of_claude_is_one_row(tmp_path):
+    path = tmp_path / "a.json"
+    row = {"uuid": "1", "name": "x", "chat_messages": [{"sender": "human", "text": "q"}]}
+    path.write_text(json.dumps(row))
+    assert converted(path, tmp_path / "base") == [row]

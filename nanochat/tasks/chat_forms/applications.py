@@ -1,0 +1,155 @@
+"""Reads the conversations that ChatGPT and Claude export as `conversations.json`.
+
+    {"mapping": {ID: {"message": {"author": {"role"}, "content": {"parts": [TEXT]}}, "parent": ID}}, "current_node": ID}
+    {"chat_messages": [{"sender": "human" | "assistant", "content": [{"type": "text", "text": TEXT}]}]}
+
+Both hold trees of messages. The conversation is the path from the root to `current_node`, or to the last message;
+answers that were generated again and questions that were edited are not read. In ChatGPT's form, messages of the
+assistant that follow each other are one answer, with an empty line between them.
+Thoughts, hidden context and descriptions are ignored. Pictures, attached files and calls of tools cannot be trained on
+as text, and the answer may depend on them, so a conversation with any of them is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from nanochat.tasks.chat_forms.keys import BadConversation, present, take_flags
+from nanochat.tasks.chat_forms.message_trees import last_leaf, path_to
+from nanochat.tasks.chat_forms.messages import items_of, json_type, object_of, role_of, text_of
+from nanochat.tokenizer.chat_format import Message
+
+TREE_KEYS = ("mapping", "current_node", "chat_messages", "current_leaf_message_uuid")
+_READ_KEYS = {"author", "content", "weight", "recipient", "metadata", "channel"}
+_READ_KEYS_OF_CLAUDE = {"uuid", "sender", "text", "content", "parent_message_uuid"}
+_UNSAID = {"thoughts", "reasoning_recap", "user_editable_context", "model_editable_context"}
+_UNSAID_BY_CLAUDE = {"thinking", "redacted_thinking", "token_budget"}
+_MEMORY_TOOL = "bio"
+"""ChatGPT writes to its memory with this tool, and no answer depends on what it returns."""
+_HIDDEN = "is_visually_hidden_from_conversation"
+_CITATION = re.compile("\ue200|【\\d+(:\\d+)?†")
+"""Marks of ChatGPT that refer to results of a search, or to something else that the page shows."""
+_LOST_BLOCK = "This block is not supported on your current device yet."
+"""Takes the place of tools in the `text` of Claude's messages."""
+_FILES = ("attachments", "files", "files_v2", "sync_sources")
+_NO_PARENT = "00000000-0000-"
+
+
+def application_of(row: Mapping[object, object]) -> str | None:
+    """Return the application that exported a row with these keys; None for rows of other forms."""
+    mapping = row.get("mapping")
+    if mapping is not None and ("current_node" in row or isinstance(mapping, dict)):
+        return "ChatGPT"
+    return "Claude" if row.get("chat_messages") is not None else None
+
+
+def parse_export(row: Mapping[object, object], ignored: set[str]) -> list[Message]:
+    """Return the messages of a row for which `application_of` names an application.
+
+    Raises:
+        BadConversation: the tree is broken, or a message holds something that is not text; the error names it.
+    """
+    ignored.update(present(row).keys() - set(TREE_KEYS))
+    return _chatgpt_messages(row, ignored) if application_of(row) == "ChatGPT" else _claude_messages(row, ignored)
+
+
+def _chatgpt_messages(row: Mapping[object, object], ignored: set[str]) -> list[Message]:
+    mapping = object_of(row["mapping"], "`mapping`")
+    nodes = {key: object_of(node, f"`{key}` of `mapping`") for key, node in mapping.items()}
+    parents = {key: str(node["parent"]) if "parent" in node else None for key, node in nodes.items()}
+    messages: list[Message] = []
+    gap = ""
+    for key in path_to(parents, str(row.get("current_node") or last_leaf(nodes))):
+        value = object_of(nodes[key].get("message"), f"the message of `{key}`")
+        is_first = all(turn.role == "system" for turn in messages)
+        if not value or (message := _chatgpt_message(value, key, ignored, is_first=is_first)) is None:
+            continue
+        if messages and messages[-1].role == "assistant" == message.role:
+            before = messages.pop()
+            if before.is_trained != message.is_trained:
+                raise BadConversation(f"message `{key}` continues an answer, so both must be trained on or neither")
+            message = Message("assistant", f"{before.text()}{gap}{message.text()}", message.is_trained)
+        messages.append(message)
+        details = object_of(object_of(value.get("metadata"), "`metadata`").get("finish_details"), "`finish_details`")
+        gap = "" if details.get("type") == "max_tokens" else "\n\n"  # "Continue generating" goes on within a sentence
+    return messages
+
+
+def _chatgpt_message(value: dict[str, object], key: str, ignored: set[str], *, is_first: bool) -> Message | None:
+    """Return a message, or None if it says nothing."""
+    author = object_of(value.get("author"), f"message `{key}`: `author`")
+    content = object_of(value.get("content"), f"message `{key}`: `content`")
+    metadata = object_of(value.get("metadata"), f"message `{key}`: `metadata`")
+    role, kind = author.get("role"), str(content.get("content_type", "text"))
+    where = f"message `{key}` ({role}): "
+    ignored.update(value.keys() - _READ_KEYS)
+    if kind in _UNSAID or value.get("channel") == "analysis":
+        ignored.add(kind if kind in _UNSAID else "analysis")
+        return None
+    tool = author.get("name", "tool") if role == "tool" else value.get("recipient", "all")
+    if tool != "all":
+        if tool != _MEMORY_TOOL and (kind != "text" or _chatgpt_text(content, where)):
+            raise BadConversation(f"{where}it is to or from the tool `{tool}`, on which the answer may depend")
+        ignored.add(str(tool))
+        return None
+    if kind not in ("text", "multimodal_text"):
+        raise BadConversation(f"{where}its content is `{kind}`, not text")
+    if "attachments" in metadata:
+        raise BadConversation(f"{where}it has attached files (`attachments`), which are not in the export as text")
+    text = _chatgpt_text(content, where)
+    if metadata.get(_HIDDEN):
+        if role == "user" and text and not is_first:
+            raise BadConversation(f"{where}it is hidden (`{_HIDDEN}`), but the answer after it may depend on it")
+        ignored.add(_HIDDEN)
+        return None
+    if _CITATION.search(text):
+        raise BadConversation(f"{where}it has marks of citations (U+E200 or `【1†`), but not what they cite")
+    if not text and role != "user":
+        return None
+    flag = take_flags({"weight": value["weight"]}, where) if role == "assistant" and "weight" in value else None
+    return Message(role_of(role, where), text, flag is None or flag[1])
+
+
+def _chatgpt_text(content: dict[str, object], where: str) -> str:
+    parts = items_of(content.get("parts", []), f"{where}`parts`")
+    for part in parts:
+        if not isinstance(part, str):
+            found = f"`{part.get('content_type')}`" if isinstance(part, dict) else json_type(part)
+            raise BadConversation(f"{where}a part is {found}, not text")
+    return "\n\n".join(str(part) for part in parts if part)
+
+
+def _claude_messages(row: Mapping[object, object], ignored: set[str]) -> list[Message]:
+    items = items_of(row["chat_messages"], "`chat_messages`")
+    values = [object_of(item, f"message {number}") for number, item in enumerate(items, start=1)]
+    if any("parent_message_uuid" in value for value in values):
+        by_id = {str(value.get("uuid")): value for value in values}
+        parents = {key: str(value.get("parent_message_uuid", _NO_PARENT)) for key, value in by_id.items()}
+        known = {key: None if parent.startswith(_NO_PARENT) else parent for key, parent in parents.items()}
+        last = row.get("current_leaf_message_uuid") or values[-1].get("uuid")
+        values = [by_id[key] for key in path_to(known, str(last))]
+    messages = [_claude_message(value, number, ignored) for number, value in enumerate(values, start=1)]
+    return [message for message in messages if message.content]
+
+
+def _claude_message(value: dict[str, object], number: int, ignored: set[str]) -> Message:
+    where = f"message {number} ({value.get('sender')}): "
+    if files := next((key for key in _FILES if key in value), None):
+        raise BadConversation(f"{where}it has `{files}`, on which the answer may depend")
+    ignored.update(value.keys() - _READ_KEYS_OF_CLAUDE)
+    texts = []
+    for item in items_of(value.get("content", []), f"{where}`content`"):
+        block = object_of(item, f"{where}a block of `content`")
+        kind = str(block.get("type"))
+        ignored.update(block.keys() - {"type", "text", "thinking"})
+        if kind in _UNSAID_BY_CLAUDE:
+            ignored.add(kind)
+        elif kind == "text":
+            texts.append(text_of(block.get("text", ""), "text", where))
+        else:
+            raise BadConversation(f"{where}its content has a block `{kind}`, which is not text")
+    text = "\n\n".join(filter(None, texts)) if "content" in value else text_of(value.get("text", ""), "text", where)
+    if _LOST_BLOCK in text:
+        raise BadConversation(f'{where}it has "{_LOST_BLOCK}" in place of a tool')
+    return Message(role_of(value.get("sender"), where), text)
