@@ -165,6 +165,7 @@ def test_chatgpt_weight_0_keeps_an_answer_as_context():
         (tree(mapping={"1": {"children": ["2"]}}, current_node=None), "`2` is missing"),
         (tree(mapping={"1": {"children": 2}}, current_node=None), "`children` of `1` must be a list, found a number"),
         (tree(mapping={"1": 5}), "`1` of `mapping` must be an object"),
+        (tree(mapping="text"), "`mapping` must be an object, found text"),
     ],
 )
 def test_chatgpt_conversation_is_refused_with_what_was_found(row, problem):
@@ -227,6 +228,15 @@ def test_claude_conversation_is_the_branch_of_its_last_message():
 def test_claude_conversation_is_refused_with_what_was_found(messages, problem):
     with pytest.raises(BadConversation, match=problem):
         parse_row(claude(*messages), set())
+
+
+def test_rows_with_a_key_of_an_export_keep_their_own_form():
+    """A table that holds rows of several forms has the keys of all of them, without values."""
+    row = {"question": "q", "answer": "a", "mapping": None, "current_node": None, "chat_messages": None}
+    assert turns(row) == PLAIN
+    assert turns(tree(ASK, ANSWER, chat_messages=None)) == PLAIN
+    with pytest.raises(BadConversation, match="expected `messages`, or question/answer"):
+        parse_row({"mapping": "a key that maps something"}, set())
 
 
 @pytest.fixture
