@@ -97,6 +97,7 @@ def of_steps(runs, context, name):
 def test_rl_earns_a_higher_reward_and_shows_answers_before_and_after(runs, make_spec):
     context = runs.run(make_spec(steps=16, optimizer=OptimizerConfig(lr_scale=0.5)), validate_every_steps=8)
     rewards, metrics = of_steps(runs, context, "train/reward"), runs.metrics(context)
+    assert list(metrics)[:3] == ["words_before", "score_before", "words"], "what a line has room for comes first"
     assert len(rewards) == 16
     assert np.mean(rewards[-4:]) > np.mean(rewards[:4]) + 0.3
     assert metrics["reward"] == rewards[-1]

@@ -190,11 +190,11 @@ def _metrics(
     context: StageContext, spec: RlSpec, position: TrainingPosition, held_out: HeldOut, questions: Questions
 ) -> dict[str, float]:
     prompts = position.step * spec.prompts_per_step
-    return {
-        **position.metrics(),
+    return {  # in this order, because the line at the end of the stage shows only the first few
         **{f"{name}_before": value for name, value in held_out.scores(0).items()},
         **held_out.measured,
         "reward": context.logged_values(TRAIN_REWARD)[-1],
+        **position.metrics(),
         "prompts": float(prompts),
         "answers": float(prompts * spec.samples_per_prompt),
         "epochs": prompts / len(questions),
