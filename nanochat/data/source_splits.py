@@ -139,7 +139,7 @@ def _note_on_listed_files(files: Files, split: str) -> str | None:
 def _with_note_on_names(choice: FileChoice[Path], split: str) -> FileChoice[Path]:
     """Return the choice with a note, if files are trained on although their names may mean test data."""
     doubtful = [
-        (file.path, "the name may mean test data: rename it then, for example to `test.jsonl`")
+        (file.path, f"the name may mean test data: rename it then, for example to `test{file.kind.suffix}`")
         for file in choice.used
         if file.split is None and file.kind is not None and not file.kind.is_code and may_be_held_out(file.path.stem)
     ]

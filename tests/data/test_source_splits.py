@@ -185,6 +185,13 @@ def test_names_that_differ_only_in_the_split_tell_it(files, base):
     assert len(document_files(files.source("code"), base=base).train) == 2
 
 
+def test_note_on_a_doubtful_name_suggests_a_name_with_the_suffix_of_the_file(files, base):
+    for name in ("test drive.md", "day.md"):
+        files.text(f"notes/{name}", name)
+    (note,) = document_files(files.source("notes"), base=base).choice.notes
+    assert note == "trained on: test drive.md (the name may mean test data: rename it then, for example to `test.md`)"
+
+
 def test_list_files_reads_the_same_rows_once(files, base):
     """The names are those of a data set that holds each split as parquet and as text."""
     for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001"):
