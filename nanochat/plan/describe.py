@@ -208,7 +208,8 @@ def sft_outcome(metrics: Metrics) -> str:
     bits = f"; answers it was not trained on need {metrics['bpb']:.2f} bits per byte" if "bpb" in metrics else ""
     return (
         f"taught the model to answer, on {_count(metrics, 'conversations', 'example conversation')} "
-        f"({_count(metrics, 'tokens', 'token')}, {_count(metrics, 'steps', 'step')}){''.join(lost)}{bits}."
+        f"({_count(metrics, 'tokens', 'token')} of their answers, {_count(metrics, 'steps', 'step')})"
+        f"{''.join(lost)}{bits}."
         f"{_sentence(describe_choice(metrics))}"
     )
 

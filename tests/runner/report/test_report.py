@@ -120,7 +120,7 @@ def test_result_line_and_report_count_conversations_that_were_not_used():
     )
     assert result_line(record) == ": loss 1.5, conversations 40, tokens 900, steps 7, refused_conversations 3"
     assert describe_stages({"sft": record}) == [
-        "**sft** taught the model to answer, on 40 example conversations (900 tokens, 7 steps); "
+        "**sft** taught the model to answer, on 40 example conversations (900 tokens of their answers, 7 steps); "
         "refused because they hold no conversation: 3 rows."
     ]
 
