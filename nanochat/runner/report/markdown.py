@@ -15,8 +15,11 @@ from nanochat.terminal.output import printable
 _RULES = {"l": "---", "r": "---:"}
 _MARKUP = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")
 """Characters that format, link or embed something. A `_` inside a word does not."""
-_HTML = re.compile(r"<(?=[a-z/!?])|&(?=[a-z#])|:(?=[-\w+]+:|-)", re.IGNORECASE)
-"""Characters that begin a tag, an entity, or the name of an emoji. MLflow's reader knows no backslash before these."""
+_HTML = re.compile(r"<(?=[a-z/!?])|&(?=[a-z#])|:(?=[-\w+]+:|-)(?!\d\d:)", re.IGNORECASE)
+"""Characters that begin a tag, an entity, or the name of an emoji. MLflow's reader knows no backslash before these.
+
+The minutes between the colons of a time of day are no emoji.
+"""
 _ENTITIES = {"<": "&lt;", "&": "&amp;", ":": "&#58;"}
 _BLOCK_START = re.compile(r"^(?:(\d{1,9})(?=[.)](?:\s|$))|(?=[-+](?:\s|$)|[-=:][-=:|\\\s]*$|#{1,6}(?:\s|$)|>))")
 """Where a line would begin a list, a rule, a heading, a table or a quotation: after its number or at its start."""

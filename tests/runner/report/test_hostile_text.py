@@ -172,7 +172,7 @@ def test_text_is_escaped_as_the_reader_of_mlflow_understands_it(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["0.75", "-1.5", "2-pretrain", "chat_eval", "a < b & c", "1) no", "- 1", "C:", "a.b", "=="]
+    "text", ["0.75", "-1.5", "2-pretrain", "06:35:33 on a", "chat_eval", "a < b & c", "1) no", "- 1", "C:", "a.b", "=="]
 )
 def test_only_what_markdown_acts_on_is_escaped(text):
     """Numbers and names stay readable in a terminal."""
