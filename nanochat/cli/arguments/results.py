@@ -58,7 +58,7 @@ RESULTS = (
     ),
     Verb(
         "gc",
-        "delete results and data that no run uses",
+        "delete results and data that no run uses; to remove a run, delete its folder in `runs/` first",
         "result_commands.gc",
         ("gc --dry-run",),
         _gc,

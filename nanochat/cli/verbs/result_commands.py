@@ -124,6 +124,9 @@ def gc(options: argparse.Namespace) -> None:
     counts = [several(len(kind), what) for what, kind in found.items() if kind or what == "stage output"]
     action = "would delete" if options.dry_run else "deleted"
     print(f"{action} {' and '.join(counts)}: {show_bytes(sum(folder.size_bytes for folder in folders))}")
+    if not found["stage output"] and list_runs(base):
+        runs = runs_folder(base)
+        print(f"runs keep their results: to remove a run, delete its folder in {runs} and type this command again")
 
 
 def _stages(summary: RunSummary) -> str:

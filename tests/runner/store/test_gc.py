@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from nanochat.cli.run import main
 from nanochat.data.token_cache.parts import PartList, write_list
 from nanochat.errors import PreflightError
 from nanochat.runner.store.cleanup.gc import (
@@ -34,6 +35,16 @@ def test_gc_deletes_only_stages_that_no_run_refers_to(finished):
     finished.calls()
     finished.run()
     assert finished.calls() == []
+
+
+def test_gc_command_without_work_says_how_to_remove_a_run(finished, capsys):
+    hint = f"to remove a run, delete its folder in {finished.base / 'runs'} and type this command again"
+    assert main(["gc"]) == 0
+    assert hint in capsys.readouterr().out
+    shutil.rmtree(finished.base / "runs")
+    assert main(["gc"]) == 0
+    assert main(["gc"]) == 0
+    assert hint not in capsys.readouterr().out
 
 
 def test_gc_keeps_weights_that_a_run_starts_from(bench):
