@@ -39,6 +39,22 @@ def test_a_misspelt_verb_gets_a_suggestion(arguments, capsys):
     assert "did you mean `plan`?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("word", ["mine", "mime"])
+def test_a_recipe_without_its_suffix_gets_a_suggestion(word, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").touch()
+    assert main([word]) == 2
+    assert "did you mean `mine.yaml`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--epochs", "3"], ["model.depth=4"]])
+def test_an_option_of_another_tool_gets_the_way_to_change_a_recipe(arguments, capsys):
+    assert main(["quickstart", *arguments]) == 2
+    assert "change the recipe with `--set KEY=VALUE`" in capsys.readouterr().err
+    assert main(["ls", "--epochs"]) == 2
+    assert "--set" not in capsys.readouterr().err
+
+
 def test_a_recipe_whose_name_resembles_a_verb_is_a_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pln").touch()

@@ -54,9 +54,11 @@ def _check_name(word: str) -> None:
         return
     from nanochat.recipe.schema.suggestions import closest
 
-    likely = closest(word, (*VERBS, *shipped_recipes()))
+    beside = {file.stem: file.name for file in Path().glob("*.y*ml")}
+    names = beside | {name: name for name in (*VERBS, *shipped_recipes())}
+    likely = closest(word, names)
     hint = (
-        f"did you mean `{likely}`?"
+        f"did you mean `{names[likely]}`?"
         if likely
         else "`nanochat-run --help` lists commands, `nanochat-run recipes` recipes"
     )

@@ -30,7 +30,9 @@ class Parser(argparse.ArgumentParser):
         return self._get_positional_actions()
 
     def error(self, message: str) -> NoReturn:
-        """Raise RecipeError with the usage."""
+        """Raise RecipeError with the usage, and with the option that changes a recipe if an argument is unknown."""
+        if message.startswith("unrecognized arguments") and "--set" in self.flags():
+            message += "; change the recipe with `--set KEY=VALUE`, for example `--set pretrain.horizon.steps=100`"
         raise RecipeError(f"{message}\n{self.format_usage().rstrip()}")
 
 
