@@ -87,8 +87,8 @@ def sweep_lock(folder: SweepFolder, *, is_shared: bool) -> Iterator[None]:
 
 def is_locked(folder: StageFolder | RunFolder | SweepFolder) -> bool:
     """Return whether a process holds the lock of a folder right now. The folder need not be writable."""
-    try:
-        descriptor = os.open(folder.lock, os.O_RDONLY)
+    try:  # NFS has no exclusive lock, which commands that share one need, on a file that is only open for reading
+        descriptor = os.open(folder.lock, os.O_RDWR if os.access(folder.lock, os.W_OK) else os.O_RDONLY)
     except OSError:  # there is no lock file, or only its owner may open it
         return False
     try:

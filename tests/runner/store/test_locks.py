@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -14,9 +15,9 @@ import psutil
 import pytest
 
 from nanochat.errors import LockError, PreflightError
-from nanochat.runner.store.locks import is_locked, stage_lock
+from nanochat.runner.store.locks import is_locked, stage_lock, sweep_lock
 from nanochat.runner.store.provenance import host_name, is_alive, process_started
-from nanochat.storage.layout import StageFolder
+from nanochat.storage.layout import StageFolder, SweepFolder
 
 HOLD = """
 import sys, time
@@ -144,4 +145,13 @@ def test_a_file_system_without_locks_is_refused_with_a_remedy(folder, monkeypatc
         other.wait()
         assert not is_locked(folder)
         monkeypatch.setattr("nanochat.runner.store.locks.machine_id", lambda: "another")
+        assert is_locked(folder)
+
+
+def test_sweep_whose_command_was_killed_on_another_machine_is_not_locked_on_nfs(tmp_path, locks_of_nfs):
+    """Nothing is known about that process, so only the lock shows that it has ended."""
+    folder = SweepFolder(tmp_path)
+    folder.lock.write_text(json.dumps({"host": "node7", "pid": 1, "started": 1.0, "machine": "another"}))
+    assert not is_locked(folder)
+    with sweep_lock(folder, is_shared=True):
         assert is_locked(folder)
