@@ -120,6 +120,15 @@ def test_a_missing_recipe_is_an_error_without_a_place(tmp_path, name, codes):
     assert codes(tmp_path / name)[0] in ("file-missing", "file-unreadable")
 
 
+@pytest.mark.parametrize("name", ["chats.jsonl", "rows.parquet", "notes"])
+def test_data_in_place_of_a_recipe_gets_the_way_to_name_it(tmp_path, name):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "chats.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1\xff")
+    with pytest.raises(RecipeError, match=r"not a recipe\n  = a recipe is a YAML file, which names .* under `sources`"):
+        load_recipe(tmp_path / name)
+
+
 def test_a_mistyped_file_name_gets_a_suggestion(write, body, tmp_path):
     write(quickstart=body)
     with pytest.raises(RecipeError, match=r"did you mean `.*quickstart\.yaml`"):

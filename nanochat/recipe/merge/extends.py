@@ -21,6 +21,8 @@ from nanochat.recipe.shipped import find_recipe, is_shipped, shipped_recipes
 
 MAX_EXTENDS_DEPTH = 10
 MAX_FILES = 50
+_DATA_SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".csv", ".tsv")
+_HOW_TO_NAME_DATA = "a recipe is a YAML file, which names files and folders of data under `sources`"
 
 
 def read_with_bases(path: Path) -> tuple[Node, RecipeFiles]:
@@ -129,6 +131,8 @@ def _read_text(path: Path, *, shown: str, named_at: Origin | None = None) -> Tex
     try:
         if not path.is_file():
             raise LocatedRecipeError([_missing(path, shown, named_at)])
+        if path.suffix.lower() in _DATA_SUFFIXES:
+            raise refusal("not-a-recipe", f"`{shown}` is a file of data, not a recipe", named_at, _HOW_TO_NAME_DATA)
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -160,7 +164,8 @@ def _not_a_map(node: Node) -> Diagnostic:
 def _missing(path: Path, shown: str, named_at: Origin | None) -> Diagnostic:
     code = "file-missing" if named_at is None else "extends-missing"
     if path.is_dir():
-        return Diagnostic(code, f"`{shown}` is a folder, not a recipe", named_at)
+        help_ = _HOW_TO_NAME_DATA if named_at is None else ""
+        return Diagnostic(code, f"`{shown}` is a folder, not a recipe", named_at, help_)
     if path.exists():
         return Diagnostic(code, f"`{shown}` is not an ordinary file", named_at)
     beside = {file.stem: file.name for file in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
