@@ -26,9 +26,9 @@ from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.specs.base import StageName
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.job import StageSpec, stage_sources
-from nanochat.plan.specs.training import PretrainSpec, TokenizerSpec
+from nanochat.plan.specs.training import PretrainSpec, SftSpec, TokenizerSpec
 from nanochat.plan.stages import STAGES, estimate_stage
-from nanochat.plan.text.estimate_notes import estimate_notes, memory_notes, repetition_notes
+from nanochat.plan.text.estimate_notes import chat_repetition_notes, estimate_notes, memory_notes, repetition_notes
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.parsing.diagnostics import LocatedRecipeError
 from nanochat.recipe.schema import recipe as schema
@@ -84,6 +84,7 @@ def compile_plan(
             *estimate_notes(stages, totals, execution, device),
             *(memory_notes(stages, device, memory_bytes, available_bytes) if memory_bytes and available_bytes else ()),
             *repetition_notes(stages, chars),
+            *chat_repetition_notes(stages, chars),
         ),
     )
 
@@ -170,9 +171,11 @@ def _read_digests(specs: list[StageSpec], digests: Digests | None) -> dict[str, 
 
 
 def _read_chars(specs: list[StageSpec], text_chars: TextChars) -> dict[str, int]:
-    """Return the size of each source of text, as far as that is known."""
+    """Return the size of each source of text or chats, as far as that is known."""
     sources = {spec.source.name: spec.source for spec in specs if isinstance(spec, TokenizerSpec)}
     sources |= {item.source.name: item.source for spec in specs if isinstance(spec, PretrainSpec) for item in spec.data}
+    chats = [item for spec in specs if isinstance(spec, SftSpec) for item in spec.data if item.task == "conversations"]
+    sources |= {item.source.name: item.source for item in chats}
     by_name = {name: text_chars(source) for name, source in sources.items()}
     return {name: chars for name, chars in by_name.items() if chars is not None}
 

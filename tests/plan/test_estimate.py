@@ -349,6 +349,18 @@ def test_plan_says_how_often_a_small_text_is_read(compiled: Compile, passes: int
     assert found == ([] if note is None else [f"pretrain reads the text of stdlib {note}"])
 
 
+@pytest.mark.parametrize(("size", "times"), [(61_000, "10"), (305_000, None)])
+def test_plan_says_how_often_few_chats_are_read(compiled: Compile, size: int, times: str | None) -> None:
+    """Half of 98 steps of 4,096 tokens of 3.05 bytes are 612,147 bytes."""
+    plan = compiled(
+        "sources.mine={path: mine.jsonl}",
+        "sft.data={mine: {task: conversations, source: mine, weight: 1}, spelling: {weight: 1}}",
+        text_chars=lambda source: size if source.name == "mine" else None,
+    )
+    found = [note.split(":")[0] for note in plan.notes if "conversations of" in note]
+    assert found == ([] if times is None else [f"sft reads the conversations of mine {times} times or more"])
+
+
 def test_plan_counts_how_often_a_text_is_read_by_its_share_of_the_mixture(compiled: Compile) -> None:
     """A tenth of 1,503,232 tokens of 3.05 bytes is 458,486 bytes, which are six times 76,414."""
     plan = compiled(

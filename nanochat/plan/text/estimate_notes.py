@@ -137,3 +137,29 @@ def repetition_notes(stages: Sequence[StagePlan], chars: Mapping[str, int]) -> l
             elif passes > 1:
                 notes.append(f"pretrain reads the text of {name} about {passes} times")
     return notes
+
+
+def chat_repetition_notes(stages: Sequence[StagePlan], chars: Mapping[str, int]) -> list[str]:
+    """Return how often fine-tuning reads the chats of each source at least, if that is often.
+
+    `chars` holds the size of sources with all their keys and quotes, so the chats are read more often than that. Only
+    pretraining's tokenizer is known here. The share of a task is known if all tasks have weights, or there is only one.
+    """
+    vocab_size = next((stage.spec.model.vocab_size for stage in stages if isinstance(stage.spec, PretrainSpec)), None)
+    notes = []
+    for stage in stages:
+        spec, tokens = stage.spec, stage.estimate.tokens
+        if not isinstance(spec, SftSpec) or spec.epochs is not None or tokens is None or vocab_size is None:
+            continue
+        weights = [1.0 if len(spec.data) == 1 else item.weight or 0.0 for item in spec.data]
+        for item, weight in zip(spec.data, weights, strict=True):
+            if item.task != "conversations" or not weight or item.source.name not in chars:
+                continue
+            read = tokens * weight / sum(weights) * bytes_per_token(vocab_size)
+            passes = round(read / max(1, chars[item.source.name]))
+            if passes > _MANY_PASSES:
+                notes.append(
+                    f"sft reads the conversations of {item.source.name} {passes:,} times or more: the model learns the "
+                    "answers by heart; lower `sft.horizon`, or add chats"
+                )
+    return notes
