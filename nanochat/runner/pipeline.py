@@ -189,6 +189,8 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, lis
     display, prepared, base, is_cell = context.display, context.prepared, context.request.base, context.request.is_cell
     if not is_cell:
         display.log_line("nothing to do: every stage is finished already")
+        for warning in prepared.loaded.warnings():  # no plan is shown that has them
+            display.log_line(f"warning: {warning}")
     cached = [(x, x.record) for x in context.lookups if isinstance(x, ResolvedStage) and x.record is not None]
     for lookup, record in cached if not is_cell else ():
         display.log_line(cache_line(lookup.stage.name, lookup, record))

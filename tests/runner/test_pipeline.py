@@ -35,6 +35,13 @@ def test_run_again_takes_every_stage_from_the_cache_and_shows_the_results(finish
     assert "spelling 0.75 ± 0.12 (n 12)" in finished.display.text
 
 
+def test_run_with_nothing_to_do_warns_of_a_field_without_effect(finished):
+    """The base recipe gives `n_layer`, so that `--set model.depth=8` changes nothing."""
+    finished.run("model.depth=8")
+    assert "nothing to do" in finished.display.text
+    assert "warning: --set model.depth=8: `model.depth` has no effect beside" in finished.display.text
+
+
 def test_changed_field_runs_only_the_stages_that_depend_on_it(finished):
     """Name, execution, tracking and description decide no result."""
     finished.calls()
