@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 
 from pydantic import JsonValue
@@ -20,6 +21,8 @@ from nanochat.plan.stages import STAGES
 from nanochat.recipe.schema.recipe import Recipe
 
 Document = dict[str, JsonValue]
+_MAP_ENTRY = re.compile(r"(?:pretrain|base_eval|sft|rl|chat_eval)\.(?:data|suites|held_out)\.[^.]+")
+"""The path of a data set, task or suite, whose name is the user's. It has no defaults if a recipe does not name it."""
 
 
 def identity(recipe: Recipe, spec: StageSpec) -> Document:
@@ -64,7 +67,11 @@ def explain(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> list[
     if old.get("seed") != new.get("seed"):
         changes.append(f"seed: {_show(old.get('seed'))} -> {_show(new.get('seed'))}")
     before, after = _map(old, "fields"), _map(new, "fields")
+    added, dropped = _entries(after) - _entries(before), _entries(before) - _entries(after)
+    changes += [f"{entry} {'added' if entry in added else 'dropped'}" for entry in sorted(added | dropped)]
     for path in sorted(before.keys() | after.keys()):
+        if (entry := _MAP_ENTRY.match(path)) is not None and entry[0] in added | dropped:
+            continue
         if path not in before or path not in after or before[path] != after[path]:
             changes.append(f"{path}: {_field(before, path)} -> {_field(after, path)}")
     changes += _digest_changes(old, new, "sources", "source `{}`")
@@ -84,6 +91,11 @@ def _digest_changes(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue], 
 def _map(content: Mapping[str, JsonValue], key: str) -> Mapping[str, JsonValue]:
     value = content.get(key, {})
     return value if isinstance(value, dict) else {}
+
+
+def _entries(fields: Mapping[str, JsonValue]) -> set[str]:
+    """Return the data sets, tasks and suites that a stage has, such as `sft.data.spelling`."""
+    return {entry[0] for entry in map(_MAP_ENTRY.match, fields) if entry is not None}
 
 
 def _field(fields: Mapping[str, JsonValue], path: str) -> str:

@@ -172,6 +172,11 @@ def test_fingerprint_changes_with_the_code_version(compiled: Compile, monkeypatc
     [
         ("sft.horizon.tokens=300_000", "sft", ["sft.horizon.tokens: 400000 -> 300000"]),
         ("sft.data.spelling.repeat=2", "sft", ["sft.data.spelling.repeat: default -> 2"]),
+        (
+            "sft.data.more={task: simple_spelling, source: words, max_examples: 50}",
+            "sft",
+            ["sft.data.more added"],
+        ),
         ("seed=8", "sft", ["seed: 7 -> 8"]),
         ("pretrain.optimizer.matrix_lr=0.01", "sft", ["pretrain.optimizer.matrix_lr: default -> 0.01"]),
         (
