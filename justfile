@@ -14,9 +14,9 @@ dry-run:
 quickstart:
     nanochat-run quickstart
 
-# the test suite (no network, minutes)
+# the test suite (no network, minutes); the third process uses the two cores while others wait for a child
 test:
-    pytest -n 2
+    pytest -n 3
 
 # tests that take minutes, or need the real sets under FOLDER/eval: oracles, canonical solutions, hostile programs
 slow folder:
