@@ -24,6 +24,7 @@ _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},]|[^"\[\]{},]++', re.DOTALL)
 _LINE_WITH_VALUE = re.compile(r'\n(?=[{\["])')
 _MAX_KEYS_BESIDE_ROWS = 4
 _MESSAGE_KEYS = {"role", "from"}
+_CHAT_SENDERS = ("human", "assistant")  # of messages that Claude exports; rows of mails have other senders
 _MAX_LABEL_CHARS = 100
 _ROW_KEYS = {
     *("text", "content", "body", "question", "answer", "prompt", "completion", "response"),
@@ -62,15 +63,14 @@ def _rows_of_object(value: Row, place: str) -> Iterator[FoundRow]:
     """Yield the rows of a file that holds a single object.
 
     An object with one non-empty list, which begins with an object or a conversation, and few other keys, which hold no
-    text, is a table: each item of the list is a row. Any other object is one row, and so is one whose list holds chat
-    messages, also those of a single conversation that Claude exported.
+    text, is a table: each item of the list is a row. Any other object, such as one of messages, is one row.
 
     Raises:
         UnreadableFileError: a key beside the rows of a table may change their meaning.
     """
     lists = [(key, items) for key, items in value.items() if isinstance(items, list) and items]
     is_table = len(value) <= _MAX_KEYS_BESIDE_ROWS and len(lists) == 1 and _is_row(lists[0][1][0])
-    if not is_table or _holds_text(value) or "chat_messages" in value:
+    if not is_table or _holds_text(value):
         yield FoundRow(place, value)
         return
     if lost := sorted(key for key in value if key.lower() in _MEANINGFUL_KEYS and value[key] not in (None, "", [])):
@@ -94,7 +94,7 @@ def _is_conversation(value: object) -> bool:
 
 
 def _is_message(value: object) -> bool:
-    return isinstance(value, dict) and bool(_MESSAGE_KEYS & value.keys())
+    return isinstance(value, dict) and (bool(_MESSAGE_KEYS & value.keys()) or value.get("sender") in _CHAT_SENDERS)
 
 
 def _holds_text(value: Row) -> bool:

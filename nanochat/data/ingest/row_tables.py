@@ -145,9 +145,8 @@ def _as_strings(values: list[object]) -> pa.Array:
 def _as_json(value: object) -> str:
     if _nesting(value) > _MAX_NESTING:
         raise RecursionError
-    return json.dumps(
-        value, ensure_ascii=False
-    )  # half of a surrogate pair must not be hidden from Arrow, which refuses it
+    # Without escapes: Arrow must see half of a surrogate pair, which it refuses.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _nesting(value: object) -> int:

@@ -423,8 +423,11 @@ def test_long_rows_are_converted_a_few_at_a_time(tmp_path, monkeypatch):
     ]
 
 
-def test_single_conversation_of_claude_is_one_row(tmp_path):
+def test_single_conversation_of_claude_is_one_row_and_mails_are_a_table(tmp_path):
     path = tmp_path / "a.json"
     row = {"uuid": "1", "name": "x", "chat_messages": [{"sender": "human", "text": "q"}]}
     path.write_text(json.dumps(row))
     assert converted(path, tmp_path / "base") == [row]
+    mails = [{"sender": "ann@example.org", "text": "q"}, {"sender": "bob@example.org", "text": "a"}]
+    path.write_text(json.dumps({"mails": mails}))
+    assert converted(path, tmp_path / "other") == mails
