@@ -1,4 +1,4 @@
-"""`nanochat-chat`: talk to a model (`conversation`)."""
+"""`nanochat-chat`: talk to a model (`chat_loop`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _chat(arguments: Sequence[str]) -> None:
-    from nanochat.cli.conversation import chat
+    from nanochat.cli.chat_loop import chat
 
     chat(arguments)
 

@@ -1,7 +1,7 @@
 """Training or validation documents of a source: an endless stream that resumes from a recorded position.
 
-`source_splits` chooses the files of a split. If validation has no files of its own, `held_out` chooses documents by
-their hash.
+`source_splits` chooses the files of a split. If validation has no files of its own, `held_out_documents` chooses
+documents by their hash.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nanochat.data.files.digests import SeenTexts
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.file_sizes import estimate_rows
 from nanochat.data.files.formats.readable_file import ReadableFile
-from nanochat.data.files.held_out import HeldOutRule, choose_rule, chunk_text
+from nanochat.data.files.held_out_documents import HeldOutRule, choose_rule, chunk_text
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, read_texts
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.places.builtin import stdlib_corpus

@@ -1,8 +1,8 @@
 """Scores continuations: the log-probability that a model gives to the last part of a row of tokens.
 
 Rows come in groups that may begin alike, such as the options of one question. The model computes what the rows of a
-group share once, and many groups go through it together without padding (`nanochat.model.ragged.rows`). Logits are
-computed at scored positions only.
+group share once, and many groups go through it together without padding (`nanochat.model.ragged.ragged_rows`). Logits
+are computed at scored positions only.
 
 Shape letters: C width, N scored positions.
 """
@@ -21,7 +21,7 @@ from nanochat.inference.batch_sizes import CPU_SCORED_TOKENS, GPU_SCORED_ROWS, G
 from nanochat.model.cpu import fast_math
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.dispatch import FastGPT
-from nanochat.model.ragged.rows import Row, lay_out
+from nanochat.model.ragged.ragged_rows import Row, lay_out
 from nanochat.tokenizer.bpe import Tokenizer
 
 Doubles = npt.NDArray[np.float64]

@@ -33,7 +33,7 @@ from nanochat.model.cpu import softcap_loss as cpu_loss
 from nanochat.model.cpu.training import mlx_arrays as cpu_training
 from nanochat.model.cuda import forward as cuda_forward
 from nanochat.model.cuda import softcap_loss as cuda_loss
-from nanochat.model.cuda.decoding import step as cuda_step
+from nanochat.model.cuda.decoding import forward as cuda_decoding
 from nanochat.model.device import runs_kernels, runs_on_cpu
 from nanochat.model.fused_attention import fused_attention, has_fused_gradient
 from nanochat.model.gpt import GPT
@@ -42,7 +42,7 @@ from nanochat.model.low_memory import loss, recompute
 from nanochat.model.low_memory.block_attention import PLAIN, block_attention
 from nanochat.model.ragged import forward as ragged_forward
 from nanochat.model.ragged.attention import by_group, row_by_row
-from nanochat.model.ragged.rows import Ragged
+from nanochat.model.ragged.ragged_rows import Ragged
 
 _MIN_CPU_QUERIES = 16
 """With fewer queries the CPU's attention costs more in extra operations than it saves in exponentials."""
@@ -127,16 +127,18 @@ class FastGPT(GPT):
         """Return float32 logits (B, vocab_size) of what follows tokens (B,), one of each row, which join the cache.
 
         The buffers may be changed in place: the caller evaluates the logits before it does anything else with them
-        (`cuda.decoding.step` says why).
+        (`cuda.decoding.forward` says why).
         """
-        is_fused = bool(self.fused_qkv) and cuda_step.applies(self.config, tokens.size)
+        is_fused = bool(self.fused_qkv) and cuda_decoding.applies(self.config, tokens.size)
         if not is_fused and not (runs_on_cpu() and cpu_step.applies(self)):
             return self.logits(self.hidden(tokens[:, None], cache)[:, -1])[:, :vocab_size]
         newest, positions = cache.previous, cache.offset
         cache.advance(tokens[:, None])
         if is_fused:
-            inputs = cuda_step.Inputs(tokens, newest, positions)
-            return cuda_step.next_logits(self, inputs, cache.buffers, fused_qkv=self.fused_qkv, vocab_size=vocab_size)
+            inputs = cuda_decoding.Inputs(tokens, newest, positions)
+            return cuda_decoding.next_logits(
+                self, inputs, cache.buffers, fused_qkv=self.fused_qkv, vocab_size=vocab_size
+            )
         return cpu_step.next_logits(self, tokens, newest, positions, cache.buffers, vocab_size=vocab_size)
 
     def hidden_ragged(self, rows: Ragged) -> mx.array:

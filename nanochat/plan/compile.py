@@ -18,7 +18,7 @@ from nanochat.plan.derive.execution import derive_monitored, execution_spec
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.derive.model_shape import derive_recipe_model
 from nanochat.plan.estimate.dataset_sizes import TextChars, builtin_chars
-from nanochat.plan.estimate.devices import RATES, DeviceClass, usable_bytes
+from nanochat.plan.estimate.device_classes import RATES, DeviceClass, usable_bytes
 from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.fingerprint import identity
 from nanochat.plan.fitting import check_distributed

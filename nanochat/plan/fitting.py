@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.issues import PlanIssues
-from nanochat.plan.estimate.devices import DeviceClass
+from nanochat.plan.estimate.device_classes import DeviceClass
 from nanochat.plan.estimate.estimate import dtype_of
 from nanochat.plan.estimate.memory.training import micro_batch_size
 from nanochat.plan.plan import StagePlan

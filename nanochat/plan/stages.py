@@ -28,7 +28,7 @@ from nanochat.plan.derive.identity import (
 from nanochat.plan.derive.pretrain import derive_pretrain, derive_tokenizer
 from nanochat.plan.derive.rl import derive_rl
 from nanochat.plan.derive.sft import derive_sft
-from nanochat.plan.estimate.devices import DeviceClass
+from nanochat.plan.estimate.device_classes import DeviceClass
 from nanochat.plan.estimate.estimate import Estimate, Setting
 from nanochat.plan.estimate.evaluation import estimate_base_eval, estimate_chat_eval, estimate_export
 from nanochat.plan.estimate.training import estimate_pretrain, estimate_rl, estimate_sft, estimate_tokenizer

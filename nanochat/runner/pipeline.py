@@ -23,8 +23,8 @@ from nanochat.runner.preflight.run_checks import check_all
 from nanochat.runner.preflight.run_context import RunContext, RunRequest
 from nanochat.runner.preflight.tracking_checks import find_tracking_problems
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.report.report import write_report
 from nanochat.runner.report.results import check_expectations, metrics_by_name
+from nanochat.runner.report.run_report import write_report
 from nanochat.runner.stage_loop import cache_line, run_stages
 from nanochat.runner.store.cleanup.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import is_locked, stage_lock
@@ -33,7 +33,7 @@ from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.run_state import RunTracking
 from nanochat.runner.store.session import Session, close_dead_runs, find_resumable_run, open_session, plan_digest
 from nanochat.runner.store.stage_cache import ResolvedStage
-from nanochat.runner.upload.upload import tracking_of, upload_rest, uploading
+from nanochat.runner.upload.upload_run import tracking_of, upload_rest, uploading
 from nanochat.runtime import check_base_dir
 from nanochat.storage.files import is_no_permission, write_text
 

@@ -13,8 +13,8 @@ from nanochat.plan.plan import INIT_FROM, StagePlan
 from nanochat.plan.stages import STAGES
 from nanochat.runner.preflight.data_checks import fetch_inputs, fetch_sources
 from nanochat.runner.preflight.run_context import RunContext
+from nanochat.runner.process.execute_stage import StageAttempt, execute_stage
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.process.run_stage import StageAttempt, execute_stage
 from nanochat.runner.report.origin import Origin, describe_origin
 from nanochat.runner.report.results import result_line, time_remark
 from nanochat.runner.store.cleanup.checkpoint_cleanup import sweep_checkpoints

@@ -2,7 +2,7 @@
 
 import sys
 
-from nanochat.stages.process.job import main
+from nanochat.stages.process.run_job import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

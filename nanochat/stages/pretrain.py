@@ -12,7 +12,7 @@ from nanochat.checkpoint.model_folder import load_model_and_tokenizer, load_toke
 from nanochat.data.documents import DocumentStream
 from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.document_rows import Document, DocumentRows, DocumentRowsState
-from nanochat.data.loaders.mixture import Stream
+from nanochat.data.loaders.stream_mixture import Stream
 from nanochat.data.sources import SourceSpec
 from nanochat.data.token_cache.cache import cached_stream
 from nanochat.errors import InterruptedRun, StageError
@@ -28,12 +28,12 @@ from nanochat.plan.specs.training import PretrainSpec
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.suites.held_out_text import HeldOutBatch, held_out_batches
+from nanochat.stages.training.micro_batch import choose_micro_batch, rows_of_step
 from nanochat.stages.training.monitored_suites import MonitoredSuites
-from nanochat.stages.training.rows import choose_micro_batch, rows_of_step
 from nanochat.stages.training.sample_file import write_samples
-from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.stages.training.training import Training
-from nanochat.stages.training.validation import Validation, validation_metrics
+from nanochat.stages.training.training_schedule import TrainingSchedule
+from nanochat.stages.training.validation_loss import Validation, validation_metrics
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.step import Rates

@@ -7,7 +7,7 @@ from pathlib import Path
 from nanochat.checkpoint.model_folder import load_model_and_tokenizer
 from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.conversation_rows import ConversationRows, ConversationRowsState
-from nanochat.data.packing.conversations import ConversationStats
+from nanochat.data.packing.conversation_packer import ConversationStats
 from nanochat.errors import StageError
 from nanochat.inference.engine import Engine
 from nanochat.inference.samples import sample_answers
@@ -21,13 +21,13 @@ from nanochat.plan.specs.training import SftSpec
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.suites.held_out_text import HeldOutBatch
+from nanochat.stages.training.micro_batch import choose_micro_batch, rows_of_step
 from nanochat.stages.training.monitored_suites import MonitoredSuites
-from nanochat.stages.training.rows import choose_micro_batch, rows_of_step
 from nanochat.stages.training.sample_file import write_samples
-from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.stages.training.sft_data import RenderedConversations, SftData, held_out_chats, read_sft_data
 from nanochat.stages.training.training import Training
-from nanochat.stages.training.validation import Validation, validation_metrics
+from nanochat.stages.training.training_schedule import TrainingSchedule
+from nanochat.stages.training.validation_loss import Validation, validation_metrics
 from nanochat.storage.layout import OPTIMIZER_FILE
 from nanochat.tasks.mixture import TaskMixture
 from nanochat.tokenizer.bpe import Tokenizer

@@ -1,6 +1,6 @@
 """Chat data as a task: reads the conversations of a source, and lists the rows that cannot be used.
 
-`chat_forms.rows` lists the forms that a row may have. Rows of another form, and rows that train nothing, are
+`chat_forms.chat_rows` lists the forms that a row may have. Rows of another form, and rows that train nothing, are
 refused. Too many of them make the whole source unusable.
 Not here: the names of the forms (`chat_forms.names`).
 """
@@ -28,8 +28,8 @@ from nanochat.data.task_rows import split_files
 from nanochat.errors import StageError
 from nanochat.plurals import several
 from nanochat.tasks.base import Example
+from nanochat.tasks.chat_forms.chat_rows import is_needed, parse_row
 from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow
-from nanochat.tasks.chat_forms.rows import is_needed, parse_row
 from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Conversation, Message, Part

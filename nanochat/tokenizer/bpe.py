@@ -17,10 +17,10 @@ import numpy as np
 from nanochat.errors import PreflightError
 from nanochat.storage.files import write_bytes
 from nanochat.storage.layout import TOKENIZER_FILE
-from nanochat.tokenizer import training
 from nanochat.tokenizer.byte_level_codec import ByteLevelCodec
 from nanochat.tokenizer.pieces import SPECIAL_TOKENS, IntArray, TextError
 from nanochat.tokenizer.sentencepiece_codec import SentencePieceCodec
+from nanochat.tokenizer.train_tokenizer import train_model
 
 __all__ = ["SPECIAL_TOKENS", "StreamDecoder", "TextError", "Tokenizer", "train"]
 
@@ -161,7 +161,5 @@ def train(texts: Iterable[str], *, vocab_size: int, max_chars: int, max_document
     Raises:
         StageError: there is no text, or `vocab_size` is too small for the special tokens, bytes and characters.
     """
-    model = training.train_model(
-        texts, vocab_size=vocab_size, max_chars=max_chars, max_document_chars=max_document_chars
-    )
+    model = train_model(texts, vocab_size=vocab_size, max_chars=max_chars, max_document_chars=max_document_chars)
     return Tokenizer(model)

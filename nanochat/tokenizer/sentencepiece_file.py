@@ -1,8 +1,8 @@
 """Opens a SentencePiece model that may be damaged or foreign, after checking that it is one that nanochat trains.
 
 SentencePiece believes tables in the file that it searches without limits (`precompiled_charsmap`), and settings that
-lose text. Models trained here have neither, so the file's fields are compared with what `training` writes. The format
-is that of Protocol Buffers; the numbers of fields are those of sentencepiece_model.proto.
+lose text. Models trained here have neither, so the file's fields are compared with what `train_tokenizer` writes. The
+format is that of Protocol Buffers; the numbers of fields are those of sentencepiece_model.proto.
 """
 
 from __future__ import annotations

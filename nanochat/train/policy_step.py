@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from nanochat.data.loaders.batches import Pass
-from nanochat.data.packing.documents import IntArray
+from nanochat.data.packing.document_packer import IntArray
 from nanochat.inference.batch_sizes import decoding_rows
 from nanochat.model.dispatch import token_logprobs
 from nanochat.model.gpt import GPT

@@ -18,7 +18,7 @@ from nanochat.errors import StageError
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.dispatch import is_worth_compiling, loss_and_gradients, summed_loss, working_parameters
 from nanochat.model.gpt import GPT
-from nanochat.optim.gradients import added, grad_norm
+from nanochat.optim.gradient_sums import added, grad_norm
 from nanochat.optim.optimizer import Optimizer
 
 NamedArrays = dict[str, mx.array]

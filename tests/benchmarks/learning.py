@@ -35,7 +35,7 @@ from parts.measuring import option_parser, training_step
 from nanochat import runtime
 
 if TYPE_CHECKING:  # NumPy and MLX are imported after `runtime.prepare`
-    from nanochat.data.packing.documents import IntArray
+    from nanochat.data.packing.document_packer import IntArray
     from nanochat.data.sources import SourceSpec
     from nanochat.evals.bits_per_byte import TokenBatch
     from nanochat.model.config import Architecture

@@ -48,7 +48,7 @@ import mlx.core as mx  # noqa: E402
 from nanochat.data.documents import DocumentStream, single_pass  # noqa: E402
 from nanochat.data.loaders.batches import BatchLoader  # noqa: E402
 from nanochat.data.loaders.document_rows import Document, DocumentRows, DocumentRowsState  # noqa: E402
-from nanochat.data.loaders.mixture import Stream  # noqa: E402
+from nanochat.data.loaders.stream_mixture import Stream  # noqa: E402
 from nanochat.data.token_cache.cache import cached_stream  # noqa: E402
 from nanochat.model.device import select_device  # noqa: E402
 from nanochat.model.dispatch import FastGPT  # noqa: E402

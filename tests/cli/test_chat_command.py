@@ -11,7 +11,7 @@ import pytest
 
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.cli import chat
-from nanochat.cli.conversation import make_parser
+from nanochat.cli.chat_loop import make_parser
 from nanochat.inference.answer_text import AnswerDecoder
 from nanochat.inference.chat_settings import ChatSettings
 from nanochat.inference.engine import Engine

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from nanochat.cli.run import main
-from nanochat.runner.inspection.inspect import SourceReport
+from nanochat.runner.inspection.inspect_sources import SourceReport
 
 RECIPE = """\
 nanochat: 1
@@ -69,7 +69,7 @@ def test_data_stops_reading_when_nobody_reads_its_output(recipe, monkeypatch):
         yield SourceReport("first", "source `first`")
         pytest.fail("the second source was read")
 
-    monkeypatch.setattr("nanochat.runner.inspection.inspect.inspect_sources", inspect_sources)
+    monkeypatch.setattr("nanochat.runner.inspection.inspect_sources.inspect_sources", inspect_sources)
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w", encoding="utf-8") as pipe:

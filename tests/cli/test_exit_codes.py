@@ -17,7 +17,7 @@ from nanochat.cli.progress import make_display
 
 COMMANDS = {
     "run": (run.main, "nanochat.cli.verbs.recipe_commands.run"),
-    "chat": (chat.main, "nanochat.cli.conversation.chat"),
+    "chat": (chat.main, "nanochat.cli.chat_loop.chat"),
 }
 
 

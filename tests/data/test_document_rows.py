@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nanochat.data.documents import DocumentStream, single_pass
 from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.document_rows import DocumentRows
-from nanochat.data.loaders.mixture import Mixture
+from nanochat.data.loaders.stream_mixture import Mixture
 
 TEXTS = [f"<{i}>" + "abcdefg"[: i % 8] * (1 + i % 5) for i in range(300)]
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from nanochat.data.documents import DocumentStream, single_pass
 from nanochat.data.files.formats.readable_file import ReadableFile
-from nanochat.data.files.held_out import chunk_text, cut_lines
+from nanochat.data.files.held_out_documents import chunk_text, cut_lines
 from nanochat.data.files.readers import read_texts
-from nanochat.data.loaders.mixture import Mixture
+from nanochat.data.loaders.stream_mixture import Mixture
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.packing.documents import BufferedDocument, DocumentPacker, DocumentStats
+from nanochat.data.packing.document_packer import BufferedDocument, DocumentPacker, DocumentStats
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "packing.json").read_text())
 SCENARIOS = GOLDEN["scenarios"] if isinstance(GOLDEN, dict) else GOLDEN

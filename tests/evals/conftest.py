@@ -12,7 +12,7 @@ from nanochat.evals.continuations import Continuation
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
 from nanochat.model.layers import Cache
-from nanochat.model.ragged.rows import Ragged
+from nanochat.model.ragged.ragged_rows import Ragged
 from nanochat.tokenizer import bpe
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nanochat.model import dispatch
 from nanochat.model.dispatch import FastGPT
 from nanochat.model.ragged import attention as ragged_attention
-from nanochat.model.ragged.rows import Row, lay_out
+from nanochat.model.ragged.ragged_rows import Row, lay_out
 
 
 @pytest.fixture(scope="module", params=["seed", "current", "portable"])

@@ -8,7 +8,7 @@ from nanochat.model.device import runs_kernels
 from nanochat.optim.adamw import adamw_update
 from nanochat.optim.fused_adamw import fused_adamw_update
 from nanochat.optim.fused_muon import fused_muon_update
-from nanochat.optim.gradients import added, grad_norm
+from nanochat.optim.gradient_sums import added, grad_norm
 from nanochat.optim.muon import muon_update
 
 pytestmark = pytest.mark.gpu

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nanochat.inference import batch_sizes
 from nanochat.model.config import GPTConfig
 from nanochat.plan.compile import compile_plan
-from nanochat.plan.estimate.devices import DeviceClass
+from nanochat.plan.estimate.device_classes import DeviceClass
 from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.estimate.memory import evaluation, sizes, training
 from nanochat.plan.plan import Plan

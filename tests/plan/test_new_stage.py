@@ -29,7 +29,7 @@ from nanochat.plan.stages import STAGES, Stage
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS, Recipe, StageSection
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.preflight.run_context import RunRequest
-from nanochat.stages.process import job as child
+from nanochat.stages.process import run_job as child
 from nanochat.stages.process.context import StageContext, StageResult
 
 
@@ -116,7 +116,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setitem(STAGES, "count_words", ROW)
         patch.setitem(STAGE_SECTIONS, "count_words", CountWords)
         patch.setattr("nanochat.recipe.check.validation.Recipe", CountWordsRecipe)
-        patch.setattr("nanochat.runner.process.run_stage.Job", CountWordsJob)
+        patch.setattr("nanochat.runner.process.execute_stage.Job", CountWordsJob)
         yield path
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from nanochat.recipe.schema.field_types import Bytes, Count
 from nanochat.recipe.schema.recipe import Recipe
-from nanochat.recipe.schema.values import Bytes, Count
 
 
 @pytest.mark.parametrize(

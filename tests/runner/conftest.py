@@ -148,8 +148,8 @@ def _quick_questions() -> Iterator[None]:
 def shared_bench(tmp_path_factory: pytest.TempPathFactory, make_display: Callable[[], Any]) -> Iterator[Bench]:
     """A bench for tests that only read what one set of runs left."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nanochat.runner.report.report.draw_curves", lambda streams, folder: [])
-        patch.setattr("nanochat.runner.report.report.draw_scores", lambda suites, folder: [])
+        patch.setattr("nanochat.runner.report.run_report.draw_curves", lambda streams, folder: [])
+        patch.setattr("nanochat.runner.report.run_report.draw_scores", lambda suites, folder: [])
         yield Bench(tmp_path_factory.mktemp("shared"), make_display)
 
 
@@ -161,9 +161,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_display: Callabl
 
 
 def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("nanochat.runner.report.report.draw_curves", lambda streams, folder: [])
-    patch.setattr("nanochat.runner.report.report.draw_scores", lambda suites, folder: [])
-    patch.setattr("nanochat.runner.report.report.render_html", lambda text, pictures, attached: "")
+    patch.setattr("nanochat.runner.report.run_report.draw_curves", lambda streams, folder: [])
+    patch.setattr("nanochat.runner.report.run_report.draw_scores", lambda suites, folder: [])
+    patch.setattr("nanochat.runner.report.run_report.render_html", lambda text, pictures, attached: "")
 
 
 class FinishedBench(Bench):

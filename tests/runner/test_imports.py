@@ -13,7 +13,7 @@ from nanochat.runner.store.run_catalog import list_runs
 
 CODE = """
 import importlib.util, sys
-import nanochat.runner.report.report as report
+import nanochat.runner.report.run_report as report
 from pathlib import Path
 from unittest.mock import MagicMock
 spec = importlib.util.spec_from_file_location("bench", sys.argv[1])

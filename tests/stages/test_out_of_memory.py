@@ -18,7 +18,7 @@ from nanochat.plan.estimate.memory.training import training_memory
 from nanochat.stages import pretrain
 from nanochat.stages.process.context import NOTE_PREFIX
 from nanochat.stages.process.process_group import ProcessGroup
-from nanochat.stages.training import rows
+from nanochat.stages.training import micro_batch
 
 SLOWLY = OptimizerConfig(lr_scale=0.01)
 """Muon and Adam normalise tiny gradients, so rounding errors grow with every step. Rates this small keep them small."""
@@ -43,14 +43,14 @@ def test_rows_are_halved_to_a_number_that_divides_the_rows_of_a_step(
     """Each halving gives the largest divisor that is at most half of the one before."""
     spec = make_pretrain_spec(steps=1)
     context = make_context(spec, batch_halvings=halvings)
-    assert rows.choose_micro_batch(context, spec.model, sequence_len=16, rows=of) == used
+    assert micro_batch.choose_micro_batch(context, spec.model, sequence_len=16, rows=of) == used
     assert json.loads(context.folder.progress.read_text())["micro_batch_size"] == used
 
 
 def test_halvings_do_not_change_rows_that_the_recipe_fixes(make_context, make_pretrain_spec):
     spec = make_pretrain_spec(steps=1)
     context = make_context(spec, batch_halvings=2, micro_batch_size=8)
-    assert rows.choose_micro_batch(context, spec.model, sequence_len=16, rows=12) == 8
+    assert micro_batch.choose_micro_batch(context, spec.model, sequence_len=16, rows=12) == 8
 
 
 def test_all_processes_use_the_smallest_number_that_one_of_them_chose(make_context, make_pretrain_spec, monkeypatch):
@@ -58,7 +58,7 @@ def test_all_processes_use_the_smallest_number_that_one_of_them_chose(make_conte
     spec = make_pretrain_spec(steps=1)
     context = make_context(spec, batch_halvings=1)
     monkeypatch.setattr(ProcessGroup, "gather", lambda group, value: [value, 6, 12])
-    assert rows.choose_micro_batch(context, spec.model, sequence_len=16, rows=12) == 3
+    assert micro_batch.choose_micro_batch(context, spec.model, sequence_len=16, rows=12) == 3
 
 
 def test_halved_rows_give_the_same_model_and_the_log_says_so(make_context, make_pretrain_spec, upstream, capsys):
@@ -81,7 +81,7 @@ def test_memory_that_the_system_refuses_raises_before_mlx_crashes(make_context, 
     spec = make_pretrain_spec(steps=1)
     monkeypatch.setattr(TrainingMemory, "peak", lambda memory, rows, *, accumulates: 2**50)
     with pytest.raises(MemoryError, match="the system refuses"):
-        rows.choose_micro_batch(make_context(spec, micro_batch_size=1), spec.model, sequence_len=16, rows=4)
+        micro_batch.choose_micro_batch(make_context(spec, micro_batch_size=1), spec.model, sequence_len=16, rows=4)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from nanochat.errors import OUT_OF_MEMORY, InterruptedRun, PreflightError, Stage
 from nanochat.plan.specs.job import Job
 from nanochat.stages.process.context import StageResult
 from nanochat.stages.process.exit import run_guarded
-from nanochat.stages.process.job import main
+from nanochat.stages.process.run_job import main
 
 
 def job_in(tmp_path, tokenizer_spec):
@@ -58,12 +58,12 @@ def test_stage_process_first_logs_the_files_that_it_reads(tmp_path, tokenizer_sp
     """A file without text is news, because the plan did not open it. The files are also kept for the report."""
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
     (tmp_path / "documents/blank.txt").write_text("\n \n")
-    monkeypatch.setattr("nanochat.stages.process.job.run_stage", lambda job, context: StageResult({}))
+    monkeypatch.setattr("nanochat.stages.process.run_job.run_stage", lambda job, context: StageResult({}))
     folder = tmp_path / "stage"
     folder.mkdir()
     job = job_in(folder, tokenizer_spec)
     (folder / "job.json").write_text(job.model_dump_json())
-    monkeypatch.setattr("nanochat.stages.process.signals.StopFlag.install", lambda self: None)
+    monkeypatch.setattr("nanochat.stages.process.stop_flag.StopFlag.install", lambda self: None)
     assert main([str(folder / "job.json")]) == 0
     line = capsys.readouterr().out.splitlines()[1]
     assert line.startswith("note: documents: 40 of 41 files, 40 documents, ")
@@ -80,8 +80,8 @@ def test_a_full_disk_under_the_log_does_not_end_the_stage(tmp_path, tokenizer_sp
         return StageResult({"answer": 1.0})
 
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
-    monkeypatch.setattr("nanochat.stages.process.job.run_stage", run_stage)
-    monkeypatch.setattr("nanochat.stages.process.signals.StopFlag.install", lambda self: None)
+    monkeypatch.setattr("nanochat.stages.process.run_job.run_stage", run_stage)
+    monkeypatch.setattr("nanochat.stages.process.stop_flag.StopFlag.install", lambda self: None)
     path = tmp_path / "job.json"
     path.write_text(job_in(tmp_path, tokenizer_spec).model_dump_json())
     with Path("/dev/full").open("w", encoding="ascii") as full:
@@ -93,7 +93,7 @@ def test_a_full_disk_under_the_log_does_not_end_the_stage(tmp_path, tokenizer_sp
 
 WAIT_FOR_SIGNAL = """
 import sys, time
-from nanochat.stages.process.signals import StopFlag
+from nanochat.stages.process.stop_flag import StopFlag
 flag = StopFlag(is_final={is_final})
 flag.install()
 print("ready", flush=True)
@@ -167,5 +167,5 @@ def is_running(pid):
 
 def test_numpy_is_imported_after_the_threads_of_its_blas_are_set():
     """NumPy's BLAS reads its number of threads once, when it is loaded. Training on a CPU computes with it."""
-    code = "import sys, nanochat.stages.process.job; sys.exit('numpy' in sys.modules)"
+    code = "import sys, nanochat.stages.process.run_job; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -115,7 +115,7 @@ def test_more_than_a_thousand_cells_must_be_wanted(load, monkeypatch):
     assert "the sweep has 10,000 cells" in str(caught.value)
     assert "--yes" in str(caught.value)
     assert caught.value.diagnostics[0].origin.line == 17
-    monkeypatch.setattr("nanochat.recipe.sweeps.settings.MAX_CELLS", 10)
+    monkeypatch.setattr("nanochat.recipe.sweeps.combinations.MAX_CELLS", 10)
     with pytest.raises(LocatedRecipeError, match="the sweep has 20 cells"):
         list_cells(load(many.replace("1000", "2")))
     assert len(list_cells(load(many.replace("1000", "2")), are_many_fine=True)) == 20

@@ -9,8 +9,8 @@ import pytest
 from nanochat.cli.run import main
 from nanochat.data.ingest.convert import convert
 from nanochat.data.sources import SourceSpec
+from nanochat.tasks.chat_forms.chat_rows import parse_row
 from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow
-from nanochat.tasks.chat_forms.rows import parse_row
 from nanochat.tasks.conversations import read_conversations
 
 RECIPE = """\

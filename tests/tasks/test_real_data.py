@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanochat.data.packing.conversations import fit_to_row
+from nanochat.data.packing.conversation_packer import fit_to_row
 from nanochat.data.sources import SourceSpec
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task, check_task

@@ -1,6 +1,6 @@
 """Reads a model that another program saved (PyTorch nanochat, transformers, mlx-lm), in our names, shapes and dtype.
 
-Not here: which files these are (`source`).
+Not here: which files these are (`model_parts`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from nanochat.checkpoint.config_file import config_from
-from nanochat.checkpoint.foreign.source import ForeignModel, read_json
+from nanochat.checkpoint.foreign.model_parts import ForeignModel, read_json
 from nanochat.errors import PreflightError
 from nanochat.model.config import VARIANTS, Architecture, GPTConfig
 from nanochat.model.weights.torch_import import import_weights, read_tensors

@@ -67,7 +67,7 @@ def complete(program: str, words: Sequence[str]) -> Iterator[Candidate | str]:
     """
     *before, current = words or [""]
     if Path(program).name == CHAT:
-        from nanochat.cli.conversation import make_parser
+        from nanochat.cli.chat_loop import make_parser
 
         parser = make_parser()
     elif before and before[0] in VERBS:

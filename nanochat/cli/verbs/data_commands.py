@@ -18,8 +18,8 @@ from nanochat.recipe.load import load_recipe
 from nanochat.terminal.output import is_read, printable
 
 if TYPE_CHECKING:  # importing it takes long
-    from nanochat.runner.inspection.inspect import SourceReport
-    from nanochat.runner.inspection.report import SplitReport
+    from nanochat.runner.inspection.inspect_sources import SourceReport
+    from nanochat.runner.inspection.split_report import SplitReport
 
 _TRAINED_STYLE, _CONTEXT_STYLE = "bold green", "dim"
 
@@ -31,7 +31,7 @@ def data(options: argparse.Namespace) -> None:
         RecipeError: the recipe is not valid, or has no such source.
         PreflightError: some data cannot be read. All the others are shown first.
     """
-    from nanochat.runner.inspection.inspect import inspect_sources
+    from nanochat.runner.inspection.inspect_sources import inspect_sources
     from nanochat.runner.preflight.prepare import prepare
 
     prepared = prepare(load_recipe(options.recipe, overrides_of(options)), runtime.base_dir())
@@ -59,7 +59,7 @@ def data(options: argparse.Namespace) -> None:
 
 def _print_json(sources: Iterable[SourceReport]) -> None:
     """Print all sources as one document. Raises PreflightError at the end if some data cannot be read."""
-    from nanochat.runner.inspection.inspect import source_to_json
+    from nanochat.runner.inspection.inspect_sources import source_to_json
 
     shown = [source_to_json(source) for source in sources]
     print_json({"sources": list(shown)})
@@ -98,7 +98,7 @@ def _indented(runs: Iterable[tuple[str, bool]], *, has_marks: bool, console: Ter
 
     With marks, the text that is trained on is coloured on a terminal; elsewhere it is in `{+` and `+}`.
     """
-    from nanochat.runner.inspection.report import SHOWN_CHARS
+    from nanochat.runner.inspection.split_report import SHOWN_CHARS
 
     is_coloured = has_marks and console.is_terminal and not console.no_color
     shown, total = Text(), 0

@@ -22,7 +22,7 @@ def import_model(options: argparse.Namespace) -> None:
     runtime.prepare(device="cpu")
     from nanochat.checkpoint.config_file import FORMAT
     from nanochat.checkpoint.foreign.model import read_model
-    from nanochat.checkpoint.foreign.source import find_parts, read_tokenizer
+    from nanochat.checkpoint.foreign.model_parts import find_parts, read_tokenizer
     from nanochat.checkpoint.model_folder import require_rows, write_model_files
     from nanochat.model.gpt import GPT
 

@@ -21,15 +21,15 @@ from nanochat.runner.report.run_summary import RunSummary, report_to_json, run_t
 from nanochat.runner.store.cleanup import gc as collector
 from nanochat.runner.store.run_catalog import Run, describe_damage, find_run, list_damaged_runs, list_runs
 from nanochat.runner.store.sweep_state import describe_damage as describe_damaged_sweep
-from nanochat.runner.sweeps.results.catalog import look_for_sweep
 from nanochat.runner.sweeps.results.cell_results import read_results
-from nanochat.runner.sweeps.results.report import write_sweep_report
 from nanochat.runner.sweeps.results.summary import (
     list_damaged_sweeps,
     list_sweeps,
     summary_to_json,
     sweep_to_json,
 )
+from nanochat.runner.sweeps.results.sweep_catalog import look_for_sweep
+from nanochat.runner.sweeps.results.sweep_report import write_sweep_report
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import runs_folder
 

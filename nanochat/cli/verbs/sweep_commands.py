@@ -11,8 +11,8 @@ from nanochat.cli.verbs.recipe_commands import command_to_continue, overrides_of
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.plurals import several
 from nanochat.recipe.load import LoadedRecipe, load_recipe
-from nanochat.runner.sweeps.preparing.plan_report import sweep_report_json, sweep_report_text
-from nanochat.runner.sweeps.preparing.prepared import prepare_sweep
+from nanochat.runner.sweeps.preparing.prepare_sweep import prepare_sweep
+from nanochat.runner.sweeps.preparing.sweep_plan_report import sweep_report_json, sweep_report_text
 
 
 def sweep(options: argparse.Namespace) -> None:
@@ -30,7 +30,7 @@ def run_cells(options: argparse.Namespace, loaded: LoadedRecipe, *, cell: int | 
     """Run the cells of a sweep, or one of them, and show where the report is."""
     from nanochat.cli.progress import make_display
     from nanochat.runner.sweeps.running.cell_runner import SweepRequest
-    from nanochat.runner.sweeps.running.run import run_one_cell, run_sweep
+    from nanochat.runner.sweeps.running.run_sweep import run_one_cell, run_sweep
 
     display = make_display()
     request = SweepRequest(
@@ -63,7 +63,7 @@ def _emit(options: argparse.Namespace, loaded: LoadedRecipe) -> None:
 
 def best(options: argparse.Namespace) -> None:
     """Print the recipe of the best setting of a sweep."""
-    from nanochat.runner.sweeps.results.catalog import best_recipe
+    from nanochat.runner.sweeps.results.sweep_catalog import best_recipe
 
     print(best_recipe(options.sweep, runtime.base_dir()), end="")
 

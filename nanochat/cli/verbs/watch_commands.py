@@ -14,10 +14,10 @@ from rich.text import Text
 from nanochat import runtime
 from nanochat.cli.console import TerminalConsole
 from nanochat.cli.text_curve import draw_curve
+from nanochat.runner.run_snapshot import Snapshot, take_snapshot
 from nanochat.runner.store.run_catalog import find_run
-from nanochat.runner.sweeps.results.catalog import look_for_sweep
+from nanochat.runner.sweeps.results.sweep_catalog import look_for_sweep
 from nanochat.runner.sweeps.results.sweep_snapshot import take_sweep_snapshot
-from nanochat.runner.watch import Snapshot, take_snapshot
 from nanochat.terminal.output import allow_loss, is_read
 
 _SECONDS = 1.0

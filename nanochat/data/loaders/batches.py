@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nanochat.data.packing.documents import IntArray
+from nanochat.data.packing.document_packer import IntArray
 
 _PREFETCHED_BATCHES = 4
 

@@ -10,7 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nanochat.data.loaders.batches import Row, StateDict
-from nanochat.data.packing.conversations import ConversationPacker, ConversationStats, PackedConversation, fit_to_row
+from nanochat.data.packing.conversation_packer import (
+    ConversationPacker,
+    ConversationStats,
+    PackedConversation,
+    fit_to_row,
+)
 from nanochat.errors import PreflightError, StageError
 from nanochat.plurals import several
 

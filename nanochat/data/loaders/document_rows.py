@@ -13,8 +13,14 @@ from typing import Protocol
 import numpy as np
 
 from nanochat.data.loaders.batches import Row, StateDict
-from nanochat.data.loaders.mixture import Mixture, Stream
-from nanochat.data.packing.documents import BufferedDocument, DocumentPacker, DocumentStats, IntArray, LongDocuments
+from nanochat.data.loaders.stream_mixture import Mixture, Stream
+from nanochat.data.packing.document_packer import (
+    BufferedDocument,
+    DocumentPacker,
+    DocumentStats,
+    IntArray,
+    LongDocuments,
+)
 from nanochat.errors import PreflightError
 
 _DOCUMENTS_PER_REFILL = 64

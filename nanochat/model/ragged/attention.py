@@ -1,4 +1,4 @@
-"""Attention of rows without padding (`ragged.rows`): a token sees its own row and the parent row, within the window.
+"""Attention of rows without padding (`ragged_rows`): a token sees its own row and the parent row, within the window.
 
 `row_by_row` is for a CPU, `by_group` for a GPU; `dispatch` chooses. Shapes: N tokens in all rows, H query heads, G
 key/value heads, D head size.
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nanochat.model.layers import visible_keys
+from nanochat.model.ragged.ragged_rows import Ragged
 from nanochat.model.ragged.row_groups import Extent
-from nanochat.model.ragged.rows import Ragged
 
 Floats = npt.NDArray[np.float32]
 

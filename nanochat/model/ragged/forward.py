@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from nanochat.model.gpt import GPT, scaled
 from nanochat.model.layers import Attend, norm
-from nanochat.model.ragged.rows import Ragged
+from nanochat.model.ragged.ragged_rows import Ragged
 
 
 def hidden(model: GPT, rows: Ragged, *, attend: Attend) -> mx.array:

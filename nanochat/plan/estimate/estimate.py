@@ -3,7 +3,7 @@
 `training`, `rl` and `evaluation` estimate the stages. FLOPs of training follow exactly from
 `GPTConfig.flops_per_token`; an evaluation counts a third of them, because it has no backward pass. The number of
 examples of a task and their lengths, which are unknown until the data is read, come from `dataset_sizes`, and speeds
-from `devices`.
+from `device_classes`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
-from nanochat.plan.estimate.devices import DeviceClass
+from nanochat.plan.estimate.device_classes import DeviceClass
 from nanochat.plan.estimate.memory import sizes
 from nanochat.plan.estimate.memory.sizes import Dtype
 from nanochat.plan.specs.execution import ExecutionSpec

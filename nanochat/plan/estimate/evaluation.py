@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nanochat.plan.estimate import dataset_sizes
-from nanochat.plan.estimate.devices import STARTUP_SECONDS, decode_seconds
+from nanochat.plan.estimate.device_classes import STARTUP_SECONDS, decode_seconds
 from nanochat.plan.estimate.estimate import Estimate, Setting, reader_bytes
 from nanochat.plan.estimate.memory import evaluation, sizes
 from nanochat.plan.estimate.suite_costs import SuiteCost, base_suites_cost, chat_suites_cost

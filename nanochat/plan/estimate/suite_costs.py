@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate import dataset_sizes
-from nanochat.plan.estimate.devices import RATES, DeviceClass, decode_seconds
+from nanochat.plan.estimate.device_classes import RATES, DeviceClass, decode_seconds
 from nanochat.plan.estimate.memory import evaluation, sizes
 from nanochat.plan.estimate.memory.sizes import Dtype
 from nanochat.plan.specs.execution import ExecutionSpec

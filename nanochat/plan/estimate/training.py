@@ -7,7 +7,7 @@ import sys
 from nanochat.inference.batch_sizes import rollout_rows
 from nanochat.plan.derive.scaling import steps_for_tokens
 from nanochat.plan.estimate import dataset_sizes
-from nanochat.plan.estimate.devices import RATES, STARTUP_SECONDS, TOKENIZER_CHARS_PER_SECOND, decode_seconds
+from nanochat.plan.estimate.device_classes import RATES, STARTUP_SECONDS, TOKENIZER_CHARS_PER_SECOND, decode_seconds
 from nanochat.plan.estimate.estimate import Estimate, Setting, reader_bytes
 from nanochat.plan.estimate.memory import evaluation, sizes, training
 from nanochat.plan.estimate.suite_costs import monitored_peak, monitoring_seconds

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from nanochat.plan.describe import NOT_REPRODUCIBLE
 from nanochat.plan.estimate.dataset_sizes import bytes_per_token
-from nanochat.plan.estimate.devices import RATES, DeviceClass, mac_gpu_bytes
+from nanochat.plan.estimate.device_classes import RATES, DeviceClass, mac_gpu_bytes
 from nanochat.plan.estimate.estimate import Estimate
 from nanochat.plan.estimate.training import GPU_AUTO_ROWS
 from nanochat.plan.plan import StagePlan

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.recipe.parsing.scalars import resolve_scalar
+from nanochat.recipe.schema.field_types import number_of
 from nanochat.recipe.schema.suggestions import did_you_mean
-from nanochat.recipe.schema.values import number_of
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,

@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag
 
+from nanochat.recipe.schema.field_types import Count, InitFrom, LocalPath, Name, NonEmptyText, NonNegative, SplitName
 from nanochat.recipe.schema.section import Section, StageSection
-from nanochat.recipe.schema.values import Count, InitFrom, LocalPath, Name, NonEmptyText, NonNegative, SplitName
 from nanochat.tasks.table import ChatTask, ChoiceTask, GradeRule
 
 PythonFunction = Annotated[

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from nanochat.recipe.schema.evaluation_sections import AnyChatSuite, BaseSuite
+from nanochat.recipe.schema.field_types import Bytes, Count, LocalPath, Name, NonEmptyText, Positive
 from nanochat.recipe.schema.section import Section
-from nanochat.recipe.schema.values import Bytes, Count, LocalPath, Name, NonEmptyText, Positive
 
 
 class Checkpoints(Section):

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from nanochat.recipe.schema.field_types import InitFrom, Name
 from nanochat.recipe.schema.section import Conflict, Section, StageSection
-from nanochat.recipe.schema.values import InitFrom, Name
 
 QuantizedBits = Literal[2, 3, 4, 5, 6, 8]
 GroupSize = Literal[32, 64, 128]

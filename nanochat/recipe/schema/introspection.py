@@ -15,8 +15,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
+from nanochat.recipe.schema.field_types import LocalPath
 from nanochat.recipe.schema.recipe import Recipe, Section
-from nanochat.recipe.schema.values import LocalPath
 
 TAG = "task"
 

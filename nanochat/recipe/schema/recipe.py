@@ -26,11 +26,11 @@ from nanochat.recipe.schema.evaluation_sections import (
 )
 from nanochat.recipe.schema.execution_sections import Run, Tracking
 from nanochat.recipe.schema.export_section import Export
+from nanochat.recipe.schema.field_types import Condition, Count, Fraction, LocalPath, MapText, Name, NonEmptyText
 from nanochat.recipe.schema.rl_section import Rl
 from nanochat.recipe.schema.section import Conflict, Section, StageSection
 from nanochat.recipe.schema.sweep_section import Sweep
 from nanochat.recipe.schema.training_sections import Horizon, Model, Optimizer, Pretrain, Sft, SftData, Tokenizer
-from nanochat.recipe.schema.values import Condition, Count, Fraction, LocalPath, MapText, Name, NonEmptyText
 
 __all__ = [
     "STAGE_SECTIONS", "AnyChatSuite", "BaseEval", "BpbSuite", "ChatEval", "ChatQuestionsSuite", "ChatSuite",

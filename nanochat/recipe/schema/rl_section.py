@@ -13,8 +13,8 @@ from nanochat.recipe.schema.evaluation_sections import (
     QuestionProblems,
     kind_of_suite,
 )
+from nanochat.recipe.schema.field_types import Count, Fraction, InitFrom, Name, NonNegative, Positive, SplitName
 from nanochat.recipe.schema.section import Section, StageSection
-from nanochat.recipe.schema.values import Count, Fraction, InitFrom, Name, NonNegative, Positive, SplitName
 
 
 class Weighted(Section):

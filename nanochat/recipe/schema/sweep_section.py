@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from nanochat.recipe.schema.field_types import LocalPath, NonEmptyText
 from nanochat.recipe.schema.section import Section
-from nanochat.recipe.schema.values import LocalPath, NonEmptyText
 
 MAX_PARALLEL = 1024
 _Number = Annotated[float, Field(allow_inf_nan=False)]

@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from nanochat.recipe.schema.field_types import Count, Fraction, InitFrom, Name, NonNegative, Positive, Scaled, SplitName
 from nanochat.recipe.schema.section import Section, StageSection
-from nanochat.recipe.schema.values import Count, Fraction, InitFrom, Name, NonNegative, Positive, Scaled, SplitName
 from nanochat.tasks.table import SftTask
 
 

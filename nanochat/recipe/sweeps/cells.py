@@ -20,7 +20,7 @@ from nanochat.recipe.merge.variables import escape
 from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError, Origin
 from nanochat.recipe.parsing.flow import flow_text
 from nanochat.recipe.parsing.nodes import Node
-from nanochat.recipe.sweeps.settings import (
+from nanochat.recipe.sweeps.combinations import (
     Setting,
     changes_of,
     corner_settings,

@@ -70,7 +70,7 @@ def _cropped_frac(lengths: Sequence[int], row_tokens: int, buffer_documents: int
     """Return the fraction of tokens that the packer throws away with documents of these lengths, repeated."""
     import numpy as np
 
-    from nanochat.data.packing.documents import BufferedDocument, DocumentPacker
+    from nanochat.data.packing.document_packer import BufferedDocument, DocumentPacker
 
     packer = DocumentPacker(row_tokens, buffer_documents, bos_id=0, long_documents="crop")
     documents = itertools.cycle([BufferedDocument(np.zeros(length, np.int32)) for length in lengths])

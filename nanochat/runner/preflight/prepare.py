@@ -16,7 +16,7 @@ from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.model.config import GPTConfig
 from nanochat.plan.compile import compile_plan
 from nanochat.plan.estimate.dataset_sizes import builtin_chars
-from nanochat.plan.estimate.devices import DeviceClass
+from nanochat.plan.estimate.device_classes import DeviceClass
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.stages import STAGES, training_stages
 from nanochat.recipe.load import LoadedRecipe

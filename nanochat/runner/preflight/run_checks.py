@@ -16,7 +16,7 @@ from nanochat.data.sources import SourceSpec, check_source
 from nanochat.errors import PreflightError
 from nanochat.export.trial import missing_packages
 from nanochat.plan.compile import device_class_of
-from nanochat.plan.estimate.devices import DeviceClass, mac_gpu_bytes
+from nanochat.plan.estimate.device_classes import DeviceClass, mac_gpu_bytes
 from nanochat.plan.estimate.estimate import total
 from nanochat.plan.fitting import is_shared, rows_that_fit, uneven_shares
 from nanochat.plan.plan import StagePlan

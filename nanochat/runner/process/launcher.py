@@ -26,7 +26,7 @@ from nanochat.plan.specs.job import Job
 from nanochat.runner.process.hosts import backend_of, launch_options
 from nanochat.runner.process.memory_evidence import MemoryEvidence
 from nanochat.stages.process.exit import run_guarded
-from nanochat.stages.process.signals import StopFlag
+from nanochat.stages.process.stop_flag import StopFlag
 from nanochat.storage.layout import StageFolder
 from nanochat.terminal.output import protected_output
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.runner.report.report import report_text, write_report
+from nanochat.runner.report.run_report import report_text, write_report
 from nanochat.runner.report.stage_files import damaged_files
 from nanochat.runner.store.run_catalog import Run
 from nanochat.storage.files import is_no_permission

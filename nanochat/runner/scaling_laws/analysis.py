@@ -16,7 +16,7 @@ from nanochat.plan.quantities import show_count, show_flops
 from nanochat.plurals import several
 from nanochat.runner.scaling_laws.isoflop import IsoflopCurve, IsoflopFit, fit_isoflop
 from nanochat.runner.scaling_laws.loss_law import LossLaw, fit_loss_law
-from nanochat.runner.scaling_laws.points import INTERVAL, Optimum, TrainedModel, Uncertain, UnfitError
+from nanochat.runner.scaling_laws.trained_models import CONFIDENCE, Optimum, TrainedModel, Uncertain, UnfitError
 
 Fit = Literal["isoflop", "power"]
 
@@ -58,7 +58,7 @@ def describe(analysis: ScalingAnalysis) -> list[str]:
     """Return the analysis as sentences."""
     points = analysis.points
     settings = len({point.setting for point in points})
-    seeds = f"; intervals in brackets hold {INTERVAL:.0%} of what other seeds would give"
+    seeds = f"; intervals in brackets hold {CONFIDENCE:.0%} of what other seeds would give"
     if len(points) == settings:
         seeds = "; no setting was repeated with another seed, so the numbers have no intervals"
     lines = [f"{several(settings, 'setting')}, {several(len(points), 'run')}{seeds}"]
@@ -73,7 +73,7 @@ def describe(analysis: ScalingAnalysis) -> list[str]:
 def analysis_to_json(analysis: ScalingAnalysis) -> dict[str, JsonValue]:
     """Return the analysis as JSON values. An interval is null if no setting was repeated."""
     document: dict[str, JsonValue] = {
-        "interval": INTERVAL,
+        "interval": CONFIDENCE,
         "points": [asdict(point) for point in analysis.points],
         "isoflop": None,
         "growth": None,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nanochat.plan.quantities import show_count
-from nanochat.runner.scaling_laws.points import (
+from nanochat.runner.scaling_laws.trained_models import (
     Optimum,
     Settings,
     TrainedModel,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanochat.runner.scaling_laws.points import (
+from nanochat.runner.scaling_laws.power_terms import MAX_EXPONENT, PowerTerms, fit_power_terms
+from nanochat.runner.scaling_laws.trained_models import (
     Optimum,
     Settings,
     TrainedModel,
@@ -20,7 +21,6 @@ from nanochat.runner.scaling_laws.points import (
     average_seeds,
     with_interval,
 )
-from nanochat.runner.scaling_laws.power_terms import MAX_EXPONENT, PowerTerms, fit_power_terms
 
 _LEAST_LEVELS = 3
 """Different sizes, and different numbers of tokens: a power and a constant take two of them."""

@@ -13,7 +13,7 @@ from nanochat.data.sources import SourceSpec
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.stages import STAGES
 from nanochat.recipe.check.tracking_values import DEFAULT_EXPERIMENT
-from nanochat.recipe.schema.values import Condition
+from nanochat.recipe.schema.field_types import Condition
 from nanochat.runner.store.record import Cost, Provenance, Stored, read_stored
 from nanochat.storage.layout import RunFolder, StageFolder, stages_folder
 

@@ -18,7 +18,7 @@ from nanochat.inference.engine import Engine
 from nanochat.model.dispatch import FastGPT
 from nanochat.plan.specs.training import RlSpec
 from nanochat.stages.process.context import StageContext, derive_seed
-from nanochat.stages.rl.questions import Questions
+from nanochat.stages.rl.practice_questions import Questions
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.policy_gradient import Objective
 from nanochat.train.policy_step import PolicyRows, policy_rows

@@ -24,12 +24,12 @@ from nanochat.plan.specs.job import Job
 from nanochat.plan.specs.training import RlSpec
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.stages.rl.answered_steps import AnsweredSteps, Sampler
-from nanochat.stages.rl.held_out import HeldOut
-from nanochat.stages.rl.questions import Questions, read_questions, warn_of_practised_questions
-from nanochat.stages.training.rows import choose_micro_batch
-from nanochat.stages.training.schedule import TrainingSchedule
-from nanochat.stages.training.steps import Observed
+from nanochat.stages.rl.held_out_questions import HeldOut
+from nanochat.stages.rl.practice_questions import Questions, read_questions, warn_of_practised_questions
+from nanochat.stages.training.micro_batch import choose_micro_batch
+from nanochat.stages.training.step_source import Observed
 from nanochat.stages.training.training import Training
+from nanochat.stages.training.training_schedule import TrainingSchedule
 from nanochat.storage.series import TRAIN_REWARD
 from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.policy_gradient import Objective

@@ -22,8 +22,8 @@ from nanochat.model.dispatch import FastGPT
 from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs.training import HandOn
 from nanochat.stages.process.context import StageContext
-from nanochat.stages.training.schedule import TrainingSchedule
-from nanochat.stages.training.steps import StepSource
+from nanochat.stages.training.step_source import StepSource
+from nanochat.stages.training.training_schedule import TrainingSchedule
 from nanochat.storage.layout import checkpoint_folder
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import TrainingPosition

@@ -17,7 +17,7 @@ from nanochat.stages.process.context import StageContext
 from nanochat.stages.suites.base_suites import prepare_base_suite
 from nanochat.stages.suites.chat_suites import prepare_chat_suite
 from nanochat.stages.suites.suite_runner import Suite, SuiteResult
-from nanochat.stages.training.schedule import TrainingSchedule
+from nanochat.stages.training.training_schedule import TrainingSchedule
 from nanochat.storage.series import SUITE_PREFIX
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import TrainingPosition

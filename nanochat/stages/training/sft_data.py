@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nanochat.data.files.bad_rows import shown
-from nanochat.data.files.held_out import dividing_limit
-from nanochat.data.packing.conversations import PackedConversation, fit_to_row
+from nanochat.data.files.held_out_documents import dividing_limit
+from nanochat.data.packing.conversation_packer import PackedConversation, fit_to_row
 from nanochat.data.splits import hash_share
 from nanochat.errors import StageError
 from nanochat.model.low_memory.loss import IGNORED

@@ -24,8 +24,8 @@ from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.training.checkpoints import TrainingCheckpoints, split_state
 from nanochat.stages.training.monitored_suites import MonitoredSuites
-from nanochat.stages.training.schedule import TrainingSchedule
-from nanochat.stages.training.steps import Observed, StepSource
+from nanochat.stages.training.step_source import Observed, StepSource
+from nanochat.stages.training.training_schedule import TrainingSchedule
 from nanochat.storage.series import TRAIN_LOSS
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import Intervals, LoopCallbacks, StepReport, TrainingPosition

@@ -12,8 +12,8 @@ from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.sources import SourceSpec
 from nanochat.tasks.chat_forms.applications import application_of
+from nanochat.tasks.chat_forms.chat_rows import DEFAULT_COLUMN, MESSAGE_KEYS, PAIR_KEYS
 from nanochat.tasks.chat_forms.mapping import ChatMap, mapped_keys
-from nanochat.tasks.chat_forms.rows import DEFAULT_COLUMN, MESSAGE_KEYS, PAIR_KEYS
 
 _JUDGED_FILES = 10
 """A plan names the forms of the chats in at most this number of files, because it opens each file."""

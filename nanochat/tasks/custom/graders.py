@@ -1,7 +1,7 @@
 """The rules that grade the answer to a question as text: `exact`, `number`, `contains`, `regex` and `letter`.
 
 `recipes/evaluations.md` lists for each rule which answers are right and which are nearly right, but wrong. Not here:
-grading programs (`programs`).
+grading programs (`python_grader`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads the Python files that a recipe names, without running them: `my_tasks.py:MyTask`, `grade.py:score`.
 
 Checking a recipe imports this module, so it finds mistakes in the syntax tree alone. Not here: running the code, which
-the sandbox does (`programs`, `python_task`).
+the sandbox does (`python_grader`, `python_task`).
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
 from nanochat.tasks.base import Example
 from nanochat.tasks.custom.graders import grade_text
-from nanochat.tasks.custom.programs import grade_with_program
 from nanochat.tasks.custom.python_files import PythonFile
+from nanochat.tasks.custom.python_grader import grade_with_program
 from nanochat.tasks.custom.question_rows import QuestionRow, row_parser
 from nanochat.tasks.mixture import choose_problems, draw_solved_examples
 from nanochat.tasks.multiple_choice.base_models import ChoiceItem

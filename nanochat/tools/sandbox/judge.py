@@ -1,7 +1,8 @@
 """The judge's process: runs the tests, which call the program's functions in the other process.
 
-The tests come from the data set and are trusted to decide. What a call returns is new plain data (`values`), so that
-comparisons mean what Python's own types say. The judge is isolated like the program, since a data set is a download.
+The tests come from the data set and are trusted to decide. What a call returns is new plain data (`plain_data`), so
+that comparisons mean what Python's own types say. The judge is isolated like the program, since a data set is a
+download.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from nanochat.tools.sandbox import values
+from nanochat.tools.sandbox import plain_data
 
 _TESTS = "tests.py"
 _MAX_MESSAGE_CHARS = 2000
@@ -96,17 +97,17 @@ class _Remote:
 
         def call(*positional: Any, **keywords: Any) -> Any:
             token = os.urandom(_TOKEN_BYTES).hex()  # no reply that was written before the call holds it
-            frame = values.dump([name, list(positional), keywords, token])
+            frame = plain_data.dump([name, list(positional), keywords, token])
             try:
-                values.write_frame(self._calls, frame)
+                plain_data.write_frame(self._calls, frame)
             except OSError as error:
                 raise self._broken("the program has ended") from error
             match self._receive():
                 case ["returned", result, list(after), dict(named), answered] if answered == token:
-                    values.update((list(positional), keywords), (after, named))
+                    plain_data.update((list(positional), keywords), (after, named))
                     return result
                 case ["raised", [str(kind), str(text)], list(after), dict(named), answered] if answered == token:
-                    values.update((list(positional), keywords), (after, named))
+                    plain_data.update((list(positional), keywords), (after, named))
                     raise _exception(kind, text)
                 case _:
                     raise self._broken("the program's reply has another form, or answers another call")
@@ -116,7 +117,7 @@ class _Remote:
 
     def _receive(self) -> Any:
         try:
-            return values.load(values.read_frame(self._replies))
+            return plain_data.load(plain_data.read_frame(self._replies))
         except EOFError as error:
             raise self._broken("the program ended before it returned") from error
         except (ValueError, MemoryError) as error:

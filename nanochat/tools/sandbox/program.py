@@ -12,7 +12,7 @@ import sys
 import types
 from typing import Any, NoReturn
 
-from nanochat.tools.sandbox import values
+from nanochat.tools.sandbox import plain_data
 
 MODULE = "program"
 """The module's name: not `__main__`, so that the program's own demonstration or tests do not run."""
@@ -38,7 +38,7 @@ def serve(source: str, calls: int, replies: int) -> NoReturn:
             os._exit(1)
         _reply(replies, ["defined", [name for name, value in names.items() if callable(value)]])
         while True:
-            name, positional, keywords, token = values.load(values.read_frame(calls))
+            name, positional, keywords, token = plain_data.load(plain_data.read_frame(calls))
             _reply(replies, _call(names[name], positional, keywords), token)
     except EOFError:
         os._exit(0)
@@ -59,11 +59,11 @@ def _reply(replies: int, reply: list[Any], token: str | None = None) -> None:
     with contextlib.suppress(AttributeError, OSError, ValueError):  # the program may have replaced its own output
         sys.stdout.flush()
     try:
-        frame = values.dump(reply if token is None else [*reply, token])
+        frame = plain_data.dump(reply if token is None else [*reply, token])
     except (TypeError, RecursionError, MemoryError) as error:
         _show(error)
-        frame = values.dump(["raised", _describe(error), [], {}, token])
-    values.write_frame(replies, frame)
+        frame = plain_data.dump(["raised", _describe(error), [], {}, token])
+    plain_data.write_frame(replies, frame)
 
 
 def _describe(error: BaseException) -> list[str]:

@@ -2,7 +2,8 @@
 
 Two processes take part. One runs the program. The other one runs the tests, which decide: when they call one of the
 program's functions, the arguments, the result and later changes of the arguments cross between the two as plain data
-(`values`). The program's process holds neither the tests nor anything else that decides, so it can only return values.
+(`plain_data`). The program's process holds neither the tests nor anything else that decides, so it can only return
+values.
 
 Both processes have an empty environment, and the standard library but no installed packages. Their time, memory, files,
 threads and output are limited. They can read Python's own files and no others, and the program can write to a folder

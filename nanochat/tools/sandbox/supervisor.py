@@ -17,9 +17,9 @@ from typing import NamedTuple, NoReturn
 from nanochat.tools.sandbox import confine, namespaces
 from nanochat.tools.sandbox.judge import Request, judge
 from nanochat.tools.sandbox.kernel_calls import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
+from nanochat.tools.sandbox.plain_data import read_frame
 from nanochat.tools.sandbox.program import serve
 from nanochat.tools.sandbox.settings import Settings
-from nanochat.tools.sandbox.values import read_frame
 
 
 class _Pipe(NamedTuple):

@@ -16,8 +16,8 @@ from typing import IO, NamedTuple
 
 from nanochat.errors import StageError
 from nanochat.tools.sandbox.judge import Verdict
+from nanochat.tools.sandbox.plain_data import write_frame
 from nanochat.tools.sandbox.settings import MAX_FILES, Settings
-from nanochat.tools.sandbox.values import write_frame
 
 _PACKAGES = Path(__file__).parents[3]
 """The folder that holds the package `nanochat`."""

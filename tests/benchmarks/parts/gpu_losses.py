@@ -28,7 +28,7 @@ from nanochat.model import dispatch, fused_attention
 from nanochat.model.config import GPTConfig
 from nanochat.model.cuda import forward
 from nanochat.model.dispatch import FastGPT
-from nanochat.optim import fused_muon, gradients, optimizer
+from nanochat.optim import fused_muon, gradient_sums, optimizer
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.train.step import Rates
 
@@ -117,7 +117,7 @@ def _is_close(start: Start, batches: list[Batch]) -> bool:
 def plain_forms() -> Iterator[None]:
     """Use the implementations without our kernels, on the same device."""
     with ExitStack() as stack:
-        for module in (forward, dispatch, fused_attention, optimizer, fused_muon, gradients):
+        for module in (forward, dispatch, fused_attention, optimizer, fused_muon, gradient_sums):
             stack.enter_context(mock.patch.object(module, "runs_kernels", lambda: False))
         mx.disable_compile()  # MLX takes minutes to compile what it fuses of them
         stack.callback(mx.enable_compile)

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from nanochat.errors import PreflightError, RecipeError
-from nanochat.runner.inspection.inspect import inspect_sources
-from nanochat.runner.inspection.readings import marked_runs
-from nanochat.runner.inspection.report import Survey, quantiles
+from nanochat.runner.inspection.inspect_sources import inspect_sources
+from nanochat.runner.inspection.split_report import Survey, quantiles
+from nanochat.runner.inspection.survey_splits import marked_runs
 from nanochat.tokenizer import bpe
 from nanochat.tokenizer.chat_format import Conversation, Message, Part, render
 
@@ -75,7 +75,7 @@ def test_tokens_are_counted_once_there_is_a_tokenizer(bench, monkeypatch):
     _, (train, _) = look(bench, "text")
     assert train.survey.token_lengths == []
     tokenizer = bpe.train(["hello world 0123456789\n"], vocab_size=300, max_chars=999, max_document_chars=999)
-    monkeypatch.setattr("nanochat.runner.inspection.inspect.existing_tokenizer", lambda prepared: tokenizer)
+    monkeypatch.setattr("nanochat.runner.inspection.inspect_sources.existing_tokenizer", lambda prepared: tokenizer)
     _, (train, _) = look(bench, "text")
     assert sum(train.survey.token_lengths[:3]) == sum(len(tokenizer.encode(text)) for text in train.texts)
 

@@ -11,7 +11,7 @@ from nanochat.cli.verbs.recipe_commands import overrides_of
 from nanochat.data.ingest.pending import is_ready
 from nanochat.errors import PreflightError
 from nanochat.recipe.load import load_recipe
-from nanochat.runner.inspection.inspect import inspect_sources
+from nanochat.runner.inspection.inspect_sources import inspect_sources
 from nanochat.runner.preflight.fetch import fetch_recipe
 
 

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import code_span, escape, markdown_table, paragraphs
-from nanochat.runner.report.report import write_report
+from nanochat.runner.report.run_report import write_report
 from nanochat.runner.store.run_catalog import find_run
 from nanochat.runner.store.run_state import RunState
 from nanochat.runner.upload.build_view import run_view
@@ -119,7 +119,7 @@ def hostile_state(state: RunState, text: str) -> RunState:
 
 def test_report_shows_hostile_text_as_text(bench, key, monkeypatch):
     """The text is in every place that a report takes from elsewhere: the run, its samples, notes and sources."""
-    monkeypatch.setattr("nanochat.runner.report.report.render_html", render_html)
+    monkeypatch.setattr("nanochat.runner.report.run_report.render_html", render_html)
     run, folder = bench.run(), bench.stage_folder("pretrain")
     log = folder.log.read_text()
     texts = [template.format(key=key, up="../../../../id_rsa.png") for template in HOSTILE.values()]

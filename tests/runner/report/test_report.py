@@ -13,8 +13,8 @@ from nanochat.runner.preflight.plan_report import plan_report_json
 from nanochat.runner.preflight.prepare import select_stages
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import draw_scores
-from nanochat.runner.report.report import suite_shares, write_report
 from nanochat.runner.report.results import chance_level, result_line
+from nanochat.runner.report.run_report import suite_shares, write_report
 from nanochat.runner.report.scores import Suite, describe_stages, list_suites
 from nanochat.runner.store.record import Cost, describe_files, read_record
 from nanochat.runner.upload.build_view import run_view
@@ -96,7 +96,7 @@ def test_scores_are_drawn_only_for_shares_of_problems(tmp_path):
 
 
 def test_html_report_describes_stages_scores_costs_and_commit(bench, monkeypatch):
-    monkeypatch.setattr("nanochat.runner.report.report.render_html", render_html)
+    monkeypatch.setattr("nanochat.runner.report.run_report.render_html", render_html)
     page = bench.run().folder.report_page.read_text()
     assert "<strong>pretrain</strong> taught a new model" in page
     assert re.search(r"chat_eval spelling</td>.*0\.75<.*0\.125<.*spell a word letter by letter</td>", page, re.DOTALL)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from nanochat.runner.scaling_laws.points import TrainedModel
+from nanochat.runner.scaling_laws.trained_models import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -69,4 +69,4 @@ def results() -> Results:
 @pytest.fixture
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute intervals from fewer resampled experiments, each of which is fitted. Theirs are a little less exact."""
-    monkeypatch.setattr("nanochat.runner.scaling_laws.points.DRAWS", 50)
+    monkeypatch.setattr("nanochat.runner.scaling_laws.trained_models.DRAWS", 50)

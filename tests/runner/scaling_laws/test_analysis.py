@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nanochat.runner.scaling_laws.analysis import analyse, analysis_to_json, describe
-from nanochat.runner.scaling_laws.pictures import draw_scaling
+from nanochat.runner.scaling_laws.scaling_plots import draw_scaling
 
 
 def noisy(results):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nanochat.runner.scaling_laws.isoflop import fit_isoflop
-from nanochat.runner.scaling_laws.points import TrainedModel, UnfitError
+from nanochat.runner.scaling_laws.trained_models import TrainedModel, UnfitError
 
 
 def on_parabola(sizes, *, best: float = 10e6, flops: float = 6e16, curvature: float = 0.05) -> list[TrainedModel]:

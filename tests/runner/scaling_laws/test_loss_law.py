@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nanochat.runner.scaling_laws.loss_law import LossLaw, fit_loss_law
-from nanochat.runner.scaling_laws.points import TrainedModel, UnfitError
+from nanochat.runner.scaling_laws.trained_models import TrainedModel, UnfitError
 
 NOISE = 0.004
 """Standard deviation of the log loss between seeds."""

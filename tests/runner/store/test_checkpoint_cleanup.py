@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nanochat.errors import StageError
-from nanochat.runner.process import run_stage
+from nanochat.runner.process import execute_stage
 from nanochat.runner.store.record import StageRecord
 
 
@@ -43,7 +43,7 @@ def test_checkpoints_are_kept_until_the_record_is_written(bench, monkeypatch):
 def test_checkpoints_left_by_a_kill_are_deleted_by_the_next_run(bench, monkeypatch):
     """Whole or half deleted, the stage comes from cache and its folder is swept."""
     with monkeypatch.context() as patch:
-        patch.setattr(run_stage, "delete_checkpoints", lambda folder: None)
+        patch.setattr(execute_stage, "delete_checkpoints", lambda folder: None)
         bench.run()
     pretrain, sft = bench.stage_folder("pretrain"), bench.stage_folder("sft")
     sft.checkpoints.rename(sft.path / ".deleting-checkpoints")

@@ -10,8 +10,8 @@ import shutil
 import pytest
 
 from nanochat.errors import PreflightError, RecipeError
-from nanochat.runner.inspection.inputs import existing_tokenizer
-from nanochat.runner.report.report import write_report
+from nanochat.runner.inspection.source_inputs import existing_tokenizer
+from nanochat.runner.report.run_report import write_report
 from nanochat.runner.store.record import describe_files, read_record
 from nanochat.runner.store.run_catalog import resolve_model
 from nanochat.runner.store.verification import check_model

@@ -10,10 +10,10 @@ import pytest
 from nanochat.runner.store.run_state import RunTracking
 from nanochat.runner.store.sweep_state import SweepState, read_sweep
 from nanochat.runner.sweeps.preparing.open_sweep import open_sweep
-from nanochat.runner.sweeps.preparing.prepared import prepare_sweep
+from nanochat.runner.sweeps.preparing.prepare_sweep import prepare_sweep
 from nanochat.runner.sweeps.results.cell_results import CellResult, read_results
 from nanochat.runner.sweeps.running.cell_runner import SweepRequest
-from nanochat.runner.sweeps.running.run import run_sweep
+from nanochat.runner.sweeps.running.run_sweep import run_sweep
 from nanochat.storage.layout import SweepFolder, sweep_folders
 
 GRID = """\
@@ -77,7 +77,7 @@ class SweepBench:
 @pytest.fixture
 def sweep(bench: Any, monkeypatch: pytest.MonkeyPatch) -> SweepBench:
     """A bench of three cells, which draws no pictures."""
-    monkeypatch.setattr("nanochat.runner.sweeps.results.report._draw", lambda *given: [])
+    monkeypatch.setattr("nanochat.runner.sweeps.results.sweep_report._draw", lambda *given: [])
     return SweepBench(bench)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from nanochat.cli.run import main
 from nanochat.errors import PreflightError, StageError
-from nanochat.runner.sweeps.preparing.prepared import prepare_sweep
+from nanochat.runner.sweeps.preparing.prepare_sweep import prepare_sweep
 from nanochat.runner.sweeps.running.slots import choose_slots
 
 TWO = "sweep:\n  over: {pretrain.horizon.steps: [4, 5]}\n  until: pretrain\n"

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from nanochat.runner.scaling_laws.analysis import analyse
-from nanochat.runner.scaling_laws.points import TrainedModel
+from nanochat.runner.scaling_laws.trained_models import TrainedModel
 from nanochat.runner.sweeps.results.summary import sweep_to_json
 
 

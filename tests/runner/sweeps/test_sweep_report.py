@@ -12,11 +12,11 @@ from nanochat.cli.run import main
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.recipe.schema.sweep_section import Sweep
 from nanochat.runner.store.sweep_state import CellEntry
-from nanochat.runner.sweeps.results.catalog import best_recipe, find_sweep
 from nanochat.runner.sweeps.results.cell_results import CellResult, group_by_setting, rank
 from nanochat.runner.sweeps.results.effects import list_effects
-from nanochat.runner.sweeps.results.report import sweep_report
-from nanochat.runner.sweeps.results.table import show_mean
+from nanochat.runner.sweeps.results.result_table import show_mean
+from nanochat.runner.sweeps.results.sweep_catalog import best_recipe, find_sweep
+from nanochat.runner.sweeps.results.sweep_report import sweep_report
 from nanochat.runner.upload.build_view import run_view
 from nanochat.runner.upload.sweep_view import as_cell
 

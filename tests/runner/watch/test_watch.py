@@ -10,8 +10,8 @@ import pytest
 
 from nanochat.cli.run import main
 from nanochat.errors import NanochatError
+from nanochat.runner.run_snapshot import take_snapshot
 from nanochat.runner.store.run_catalog import find_run, list_runs
-from nanochat.runner.watch import take_snapshot
 
 
 @pytest.fixture(autouse=True)

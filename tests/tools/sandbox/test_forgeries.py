@@ -55,12 +55,12 @@ FORGERIES = {
     "  for name in list(frame.f_globals):\n"
     "   if name in ('judge', '_judge', 'run_judge', 'Verdict'): frame.f_globals[name] = lambda *_: [True, '']\n"
     "  frame = frame.f_back",
-    "codec patched": "import sys\nvalues = sys.modules['nanochat.tools.sandbox.values']\n"
+    "codec patched": "import sys\nvalues = sys.modules['nanochat.tools.sandbox.plain_data']\n"
     'values.dump = lambda value: b\'["returned", {"object": ["__eq__"]}, [[1, 2]], {"dict": []}]\'\n'
     "def double(x): return 0",
-    "reply that is no value": "import sys\nvalues = sys.modules['nanochat.tools.sandbox.values']\n"
+    "reply that is no value": "import sys\nvalues = sys.modules['nanochat.tools.sandbox.plain_data']\n"
     "values.dump = lambda value: b'\\xff\\x00' * 9\ndef double(x): return 0",
-    "reply of another form": "import sys\nvalues = sys.modules['nanochat.tools.sandbox.values']\n"
+    "reply of another form": "import sys\nvalues = sys.modules['nanochat.tools.sandbox.plain_data']\n"
     'values.dump = lambda value: b\'{"dict": [["passed", true]]}\'\ndef double(x): return 0',
     "reply without an end": "import os\ndef double(x):\n"
     " for fd in range(3, 64):\n"
@@ -72,7 +72,7 @@ FORGERIES = {
     "  try: os.write(fd, len(reply).to_bytes(4, 'big') + reply)\n"
     "  except OSError: pass",
     "nested too deeply": "def double(x):\n y = []\n for _ in range(90_000): y = [y]\n return y",
-    "nested too deeply, in text": "import sys\nvalues = sys.modules['nanochat.tools.sandbox.values']\n"
+    "nested too deeply, in text": "import sys\nvalues = sys.modules['nanochat.tools.sandbox.plain_data']\n"
     "values.dump = lambda value: b'[' * 10**6\ndef double(x): return 0",
     "contains itself": "def double(x):\n x.append(x)\n return x",
     "too much": "def double(x): return 'x' * 10**8",

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.tools.sandbox.values import dump, load, update
+from nanochat.tools.sandbox.plain_data import dump, load, update
 
 SCALARS = (
     st.none()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from nanochat.data.files.held_out import chunk_text
+from nanochat.data.files.held_out_documents import chunk_text
 from nanochat.data.splits import is_held_out
 from nanochat.errors import PreflightError
 

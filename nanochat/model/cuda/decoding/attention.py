@@ -1,7 +1,8 @@
 """Attention of one query per row and head over the buffers of earlier positions, to which it adds the new one.
 
 The kernel rotates and norms the new query and key, gates the new value, and writes key and value *into the buffers that
-it reads*. MLX treats arrays as values, so this needs a reason why nobody can see an old buffer change; `step` has it.
+it reads*. MLX treats arrays as values, so this needs a reason why nobody can see an old buffer change; `forward` has
+it.
 
 A block reads a chunk of one row's positions. Queries and keys are normed, so scores are bounded and softmax needs no
 maximum: results of chunks are sums, which the last block to finish adds up in the order of the chunks. Chunks beyond

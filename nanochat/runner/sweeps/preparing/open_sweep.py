@@ -14,7 +14,7 @@ from nanochat.recipe.show import resolved_yaml
 from nanochat.runner.store.run_state import RunTracking
 from nanochat.runner.store.session import plan_digest
 from nanochat.runner.store.sweep_state import CellEntry, SweepState, read_sweep
-from nanochat.runner.sweeps.preparing.prepared import PreparedCell, PreparedSweep
+from nanochat.runner.sweeps.preparing.prepare_sweep import PreparedCell, PreparedSweep
 from nanochat.storage.files import exclusive, write_bytes, write_text
 from nanochat.storage.layout import SweepFolder, create_sweep_folder, sweep_folders, sweeps_folder
 

@@ -26,8 +26,8 @@ from nanochat.runner.sweeps.results.cell_results import (
     rank,
     read_results,
 )
-from nanochat.runner.sweeps.results.scaling import fit_law
-from nanochat.runner.sweeps.results.table import describe_setting, show_mean
+from nanochat.runner.sweeps.results.fit_law import fit_law
+from nanochat.runner.sweeps.results.result_table import describe_setting, show_mean
 from nanochat.storage.layout import SweepFolder, sweep_folders
 
 SweepStatus = Literal["running", "failed", "finished", "interrupted"]

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanochat.errors import OK, InterruptedRun, worst
+from nanochat.runner.run_snapshot import Snapshot, exit_code_of, take_snapshot
 from nanochat.runner.store.locks import is_locked
 from nanochat.runner.store.sweep_state import SweepState, read_sweep
 from nanochat.runner.sweeps.results.cell_results import count_statuses, read_results
 from nanochat.runner.sweeps.results.summary import SweepSummary
-from nanochat.runner.watch import Snapshot, exit_code_of, take_snapshot
 from nanochat.storage.layout import SweepFolder
 
 

@@ -21,12 +21,12 @@ from nanochat.runner.process.child import COMMAND
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.store.sweep_state import SweepState
 from nanochat.runner.sweeps.preparing.open_sweep import cell_entry
-from nanochat.runner.sweeps.preparing.prepared import PreparedCell
+from nanochat.runner.sweeps.preparing.prepare_sweep import PreparedCell
 from nanochat.runner.sweeps.results.cell_results import read_result
-from nanochat.runner.sweeps.running.display import SweepDisplay
 from nanochat.runner.sweeps.running.pruning import Losses, losses_of, watching
 from nanochat.runner.sweeps.running.remote import run_on_host
 from nanochat.runner.sweeps.running.slots import Slot
+from nanochat.runner.sweeps.running.sweep_display import SweepDisplay
 from nanochat.storage.layout import SweepFolder
 
 _POLL_SECONDS = 0.2

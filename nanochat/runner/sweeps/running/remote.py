@@ -18,7 +18,7 @@ from nanochat.errors import InterruptedRun, NanochatError, StageError, worst
 from nanochat.plan.compile import device_class_of
 from nanochat.runner.display import Display
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.sweeps.preparing.prepared import PreparedSweep
+from nanochat.runner.sweeps.preparing.prepare_sweep import PreparedSweep
 
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 120

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from nanochat.errors import PreflightError
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.parsing.scalars import Scalar
+from nanochat.recipe.schema.field_types import number_of
 from nanochat.recipe.schema.sweep_section import Search, Space, Sweep
-from nanochat.recipe.schema.values import number_of
 from nanochat.recipe.sweeps.cells import make_cells
-from nanochat.recipe.sweeps.settings import list_seeds, setting_of
+from nanochat.recipe.sweeps.combinations import list_seeds, setting_of
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.store.sweep_state import SweepState
 from nanochat.runner.sweeps.preparing.open_sweep import cell_entry
-from nanochat.runner.sweeps.preparing.prepared import PreparedCell, prepare_cells
+from nanochat.runner.sweeps.preparing.prepare_sweep import PreparedCell, prepare_cells
 from nanochat.runner.sweeps.results.cell_results import Setting, group_by_setting, read_results
 from nanochat.runner.sweeps.running.cell_runner import CellRunner
 from nanochat.runner.sweeps.running.pruning import Losses, comparable, losses_of

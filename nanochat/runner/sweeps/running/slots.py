@@ -15,14 +15,14 @@ import psutil
 from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.plan.compile import device_class_of
-from nanochat.plan.estimate.devices import usable_bytes
+from nanochat.plan.estimate.device_classes import usable_bytes
 from nanochat.plan.quantities import show_bytes
 from nanochat.plan.sweeps import total_cost
 from nanochat.recipe.check.validation import FieldProblem
-from nanochat.recipe.sweeps.settings import list_seeds
+from nanochat.recipe.sweeps.combinations import list_seeds
 from nanochat.runner.preflight.run_checks import gpu_memories, memory_limit
 from nanochat.runner.process.hosts import LOOPBACK, read_hosts
-from nanochat.runner.sweeps.preparing.prepared import PreparedSweep
+from nanochat.runner.sweeps.preparing.prepare_sweep import PreparedSweep
 
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 

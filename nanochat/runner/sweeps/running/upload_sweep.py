@@ -17,7 +17,7 @@ from nanochat.runner.sweeps.results.summary import SweepSummary
 from nanochat.runner.upload.build_view import RUN_STATUS
 from nanochat.runner.upload.run_tags import process_tags
 from nanochat.runner.upload.sweep_view import sweep_view
-from nanochat.runner.upload.upload import uploading_views
+from nanochat.runner.upload.upload_run import uploading_views
 from nanochat.runner.upload.web_page import cells_query, where_to_look
 from nanochat.storage.layout import SweepFolder
 from nanochat.tracking.run_view import RunView, metric_name

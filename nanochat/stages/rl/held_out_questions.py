@@ -18,7 +18,7 @@ from nanochat.model.dispatch import FastGPT
 from nanochat.plan.specs.training import RlSpec
 from nanochat.stages.process.context import StageContext, derive_seed, indented
 from nanochat.stages.rl.answered_steps import Sampler
-from nanochat.stages.rl.questions import Questions
+from nanochat.stages.rl.practice_questions import Questions
 from nanochat.stages.suites.chat_suites import prepare_chat_suite
 from nanochat.stages.suites.suite_runner import Suite
 from nanochat.storage.files import write_text

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanochat.data.packing.documents import IntArray
+from nanochat.data.packing.document_packer import IntArray
 from nanochat.data.packing.length_buffer import LengthBuffer
 
 

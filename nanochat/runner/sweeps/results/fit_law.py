@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanochat.runner.scaling_laws.analysis import ScalingAnalysis, analyse
-from nanochat.runner.scaling_laws.points import TrainedModel
+from nanochat.runner.scaling_laws.trained_models import TrainedModel
 from nanochat.runner.store.sweep_state import SweepState
 from nanochat.runner.sweeps.results.cell_results import CellResult
 

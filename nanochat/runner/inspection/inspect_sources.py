@@ -13,9 +13,16 @@ from nanochat.data.source_splits import Split
 from nanochat.data.sources import describe, is_available_offline
 from nanochat.errors import RecipeError
 from nanochat.plan.text.source_files import SourceUse, source_uses
-from nanochat.runner.inspection.inputs import SourceInputs, chat_context, existing_tokenizer, source_inputs
-from nanochat.runner.inspection.readings import survey_documents, survey_task
-from nanochat.runner.inspection.report import QUANTILES, SHOWN_CHARS, SplitReport, TextRun, describe_preview, quantiles
+from nanochat.runner.inspection.source_inputs import SourceInputs, chat_context, existing_tokenizer, source_inputs
+from nanochat.runner.inspection.split_report import (
+    QUANTILES,
+    SHOWN_CHARS,
+    SplitReport,
+    TextRun,
+    describe_preview,
+    quantiles,
+)
+from nanochat.runner.inspection.survey_splits import survey_documents, survey_task
 from nanochat.runner.preflight.prepare import Prepared
 
 SAMPLES = 3

@@ -1,6 +1,6 @@
 """Counts over the texts of a split, and describes the split or a table in the lines that `nanochat-run data` prints.
 
-The counts are sizes, scripts and duplicates (`Survey`). Not here: reading the texts (`readings`).
+The counts are sizes, scripts and duplicates (`Survey`). Not here: reading the texts (`survey_splits`).
 """
 
 from __future__ import annotations

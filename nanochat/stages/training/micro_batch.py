@@ -7,7 +7,7 @@ import mmap
 from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.device import memory_bytes, recommended_bytes
-from nanochat.plan.estimate.devices import usable_bytes
+from nanochat.plan.estimate.device_classes import usable_bytes
 from nanochat.plan.estimate.memory.training import cpu_micro_batch_limit, micro_batch_size, training_memory
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext

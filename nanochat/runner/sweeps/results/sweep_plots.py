@@ -14,7 +14,7 @@ from nanochat.runner.report.plots import new_figure, save_figure, smooth
 from nanochat.runner.store.verification import damage_to_read
 from nanochat.runner.sweeps.results.cell_results import CellResult
 from nanochat.runner.sweeps.results.effects import Effect
-from nanochat.runner.sweeps.results.table import describe_setting
+from nanochat.runner.sweeps.results.result_table import describe_setting
 from nanochat.storage.series import TRAIN_LOSS
 from nanochat.tracking.points import read_points
 

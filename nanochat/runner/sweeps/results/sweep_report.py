@@ -11,13 +11,13 @@ from nanochat.recipe.sweeps.labels import short_names, show_swept
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import code_span, escape, join_parts, markdown_table, paragraphs
 from nanochat.runner.scaling_laws.analysis import describe
-from nanochat.runner.scaling_laws.pictures import draw_scaling
+from nanochat.runner.scaling_laws.scaling_plots import draw_scaling
 from nanochat.runner.store.sweep_state import SweepState
 from nanochat.runner.sweeps.results.cell_results import CellResult, count_statuses, group_by_setting, rank, read_results
 from nanochat.runner.sweeps.results.effects import Effect, list_effects
-from nanochat.runner.sweeps.results.pictures import CURVES_PICTURE, EFFECTS_PICTURE, draw_curves, draw_effects
-from nanochat.runner.sweeps.results.scaling import fit_law, loss_name
-from nanochat.runner.sweeps.results.table import cell_rows, show_mean, shown_metrics
+from nanochat.runner.sweeps.results.fit_law import fit_law, loss_name
+from nanochat.runner.sweeps.results.result_table import cell_rows, show_mean, shown_metrics
+from nanochat.runner.sweeps.results.sweep_plots import CURVES_PICTURE, EFFECTS_PICTURE, draw_curves, draw_effects
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import SweepFolder
 

@@ -13,7 +13,7 @@ from nanochat.runner.report.plots import new_figure, save_figure
 from nanochat.runner.scaling_laws.analysis import ScalingAnalysis
 from nanochat.runner.scaling_laws.isoflop import IsoflopCurve
 from nanochat.runner.scaling_laws.loss_law import LossLaw
-from nanochat.runner.scaling_laws.points import INTERVAL, TrainedModel, Uncertain
+from nanochat.runner.scaling_laws.trained_models import CONFIDENCE, TrainedModel, Uncertain
 
 if TYPE_CHECKING:  # imported only when something is drawn, because it takes long
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ ISOFLOP_PICTURE, COMPUTE_PICTURE, RATIO_PICTURE = "isoflop.png", "loss_by_comput
 _SIZE = (7.2, 4.6)
 _RED, _BLUE = "#c0392b", "#34495e"
 _BEST: dict[str, Any] = {"fmt": "D", "color": _RED, "markersize": 6, "capsize": 4, "elinewidth": 2, "zorder": 5}
-_BEST_LABEL = f"best size, {INTERVAL:.0%} interval"
+_BEST_LABEL = f"best size, {CONFIDENCE:.0%} interval"
 _AROUND = 2.0
 """The law is drawn for each size from this factor below its runs to this factor above them."""
 
@@ -75,7 +75,7 @@ def _draw_compute(analysis: ScalingAnalysis, curves: Sequence[IsoflopCurve], pat
         axes.plot(budgets, loss, color=_BLUE, linestyle="--", linewidth=2, label="lowest loss by the law")
     for number, curve in enumerate(curve for curve in curves if curve.best is not None):
         assert curve.best is not None and curve.best.loss is not None, "the minimum of a parabola has a loss"
-        label = f"isoFLOP minimum, {INTERVAL:.0%} interval" if number == 0 else None
+        label = f"isoFLOP minimum, {CONFIDENCE:.0%} interval" if number == 0 else None
         axes.errorbar(curve.flops, curve.best.loss.value, yerr=_bars(curve.best.loss), label=label, **_BEST)
     axes.legend(fontsize=9)
     return _finish(axes, path, _power_of_ten)
@@ -89,7 +89,7 @@ def _draw_ratio(analysis: ScalingAnalysis, curves: Sequence[IsoflopCurve], path:
         _plot_band(axes, budgets, ratios, label="law of parameters and tokens")
         axes.axvline(max(p.flops for p in analysis.points), color=_BLUE, linestyle=":", label="largest run")
     for number, best in enumerate(curve.best for curve in curves if curve.best is not None):
-        label = f"isoFLOP minimum, {INTERVAL:.0%} interval" if number == 0 else None
+        label = f"isoFLOP minimum, {CONFIDENCE:.0%} interval" if number == 0 else None
         ratio = best.tokens_per_param
         axes.errorbar(best.flops, ratio.value, yerr=_bars(ratio), label=label, **_BEST)
     axes.set_ylim(bottom=0)
@@ -115,7 +115,7 @@ def _plot_band(axes: Axes, x: Sequence[float], values: Sequence[Uncertain], *, l
     edges = [value.interval for value in values if value.interval is not None]
     if len(edges) == len(x):
         low, high = np.array(edges).T
-        axes.fill_between(x, low, high, color=_BLUE, alpha=0.15, linewidth=0, label=f"its {INTERVAL:.0%} interval")
+        axes.fill_between(x, low, high, color=_BLUE, alpha=0.15, linewidth=0, label=f"its {CONFIDENCE:.0%} interval")
 
 
 def _budgets(analysis: ScalingAnalysis, *, to: float) -> list[float]:

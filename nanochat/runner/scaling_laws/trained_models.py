@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-INTERVAL = 0.9
-"""Intervals hold the true value in this share of experiments, if runs differ only by their seeds."""
+CONFIDENCE = 0.9
+"""Confidence level of the intervals, which cover the noise between seeds and nothing else."""
 DRAWS = 200
 """Resampled experiments from which intervals are computed."""
-_FAILED_SHARE = 1 - INTERVAL
-"""If more than this share of the resampled experiments has no result, the result has no interval."""
+_MAX_FAILED_FRAC = 1 - CONFIDENCE
+"""A fit has no interval if it fails in more than this share of the resampled experiments."""
 
 
 class UnfitError(Exception):
@@ -133,7 +133,7 @@ def with_interval(values: np.ndarray) -> Uncertain:
     Resampled values that are not finite count as failures. Too many of them leave the value without an interval.
     """
     value, drawn = float(values[0]), np.where(np.isfinite(values[1:]), values[1:], np.nan)
-    if not len(drawn) or np.isnan(drawn).mean() > _FAILED_SHARE:
+    if not len(drawn) or np.isnan(drawn).mean() > _MAX_FAILED_FRAC:
         return Uncertain(value)
-    low, high = np.nanpercentile(drawn, (100 * (1 - INTERVAL) / 2, 100 * (1 + INTERVAL) / 2))
+    low, high = np.nanpercentile(drawn, (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2))
     return Uncertain(value, (float(low), float(high)))

@@ -27,7 +27,7 @@ from nanochat.plan.text.source_files import source_uses
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.stages.process.exit import run_guarded
 from nanochat.stages.process.process_group import NO_JOB_FILE, ProcessGroup, join_group, write_exit_code
-from nanochat.stages.process.signals import StopFlag
+from nanochat.stages.process.stop_flag import StopFlag
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import StageFolder
 from nanochat.terminal.output import protected_output

@@ -12,7 +12,7 @@ from nanochat.recipe.show import resolved_yaml
 from nanochat.recipe.sweeps.labels import short_names
 from nanochat.runner.store.sweep_state import SweepState, describe_damage, read_sweep
 from nanochat.runner.sweeps.results.cell_results import group_by_setting, rank, read_results
-from nanochat.runner.sweeps.results.table import describe_setting, show_mean
+from nanochat.runner.sweeps.results.result_table import describe_setting, show_mean
 from nanochat.storage.layout import SweepFolder, sweep_folders, sweeps_folder
 
 

@@ -15,7 +15,7 @@ from nanochat.plan.sweeps import total_cost
 from nanochat.plan.text.render import text_table, titled_lines
 from nanochat.plurals import several
 from nanochat.recipe.sweeps.labels import SEED, differing_paths, short_names, show_swept
-from nanochat.runner.sweeps.preparing.prepared import PreparedCell, PreparedSweep
+from nanochat.runner.sweeps.preparing.prepare_sweep import PreparedCell, PreparedSweep
 
 _SHOWN_CELLS = 60
 _COSTS = ("FLOPs", "memory", "disk", "time")

@@ -20,17 +20,17 @@ from nanochat.runner.store.locks import sweep_lock
 from nanochat.runner.store.run_state import RunTracking
 from nanochat.runner.store.sweep_state import SweepState, read_sweep
 from nanochat.runner.sweeps.preparing.open_sweep import open_sweep
-from nanochat.runner.sweeps.preparing.plan_report import sweep_report_text
-from nanochat.runner.sweeps.preparing.prepared import PreparedCell, PreparedSweep, prepare_sweep
+from nanochat.runner.sweeps.preparing.prepare_sweep import PreparedCell, PreparedSweep, prepare_sweep
+from nanochat.runner.sweeps.preparing.sweep_plan_report import sweep_report_text
 from nanochat.runner.sweeps.results.cell_results import count_statuses, read_results
-from nanochat.runner.sweeps.results.report import write_sweep_report
-from nanochat.runner.sweeps.results.table import ranking, result_table, result_text
+from nanochat.runner.sweeps.results.result_table import ranking, result_table, result_text
+from nanochat.runner.sweeps.results.sweep_report import write_sweep_report
 from nanochat.runner.sweeps.running.cell_runner import CellFailure, CellRunner, SweepRequest, raise_worst
-from nanochat.runner.sweeps.running.display import SweepDisplay
 from nanochat.runner.sweeps.running.search import check_engine, run_search
 from nanochat.runner.sweeps.running.slots import Slot, cell_count, choose_slots
+from nanochat.runner.sweeps.running.sweep_display import SweepDisplay
 from nanochat.runner.sweeps.running.upload_sweep import uploading_sweep
-from nanochat.runner.upload.upload import tracking_of
+from nanochat.runner.upload.upload_run import tracking_of
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import SweepFolder
 

@@ -11,7 +11,7 @@ from nanochat.recipe.sweeps.labels import SEED, short_names, show_swept
 from nanochat.runner.scaling_laws.analysis import describe
 from nanochat.runner.store.sweep_state import SweepState
 from nanochat.runner.sweeps.results.cell_results import CellResult, Setting, group_by_setting, rank
-from nanochat.runner.sweeps.results.scaling import fit_law
+from nanochat.runner.sweeps.results.fit_law import fit_law
 
 _DIGITS = 6
 _MAX_METRICS = 6

@@ -13,8 +13,8 @@ from nanochat.data.source_splits import Split
 from nanochat.data.sources import SourceSpec, as_preflight_error
 from nanochat.errors import PreflightError
 from nanochat.plurals import several
-from nanochat.runner.inspection.inputs import TaskInput
-from nanochat.runner.inspection.report import SplitReport, TextRun
+from nanochat.runner.inspection.source_inputs import TaskInput
+from nanochat.runner.inspection.split_report import SplitReport, TextRun
 from nanochat.tasks.build import build_task
 from nanochat.tasks.conversations import Conversations
 from nanochat.tokenizer.bpe import Tokenizer
