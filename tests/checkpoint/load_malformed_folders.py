@@ -469,7 +469,7 @@ MUTATIONS: list[tuple[Callable[[random.Random, Path], None], list[str]]] = [
     (store_half_precision, [OTHER]),
     (change_the_names, [REFUSED]),
     (write_no_header, [REFUSED]),
-    (repeat_a_tensor, [REFUSED]),
+    (repeat_a_tensor, [REFUSED, EQUAL]),
     (append_bytes, [REFUSED]),
     (store_a_number_that_is_not_finite, [REFUSED]),
     (store_huge_numbers, [OTHER]),

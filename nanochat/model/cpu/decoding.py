@@ -8,7 +8,6 @@ Shapes: B rows, H query heads, G key/value heads, S positions in a buffer, D hea
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,9 +18,8 @@ import numpy.typing as npt
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
 from nanochat.model.gpt import GPT, Embedding
 from nanochat.model.layers import CausalSelfAttention
-from nanochat.model.rope_tables import angles
+from nanochat.model.rope_tables import Floats, numpy_angles
 
-Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 
@@ -88,14 +86,8 @@ def next_logits(
 
 
 def _begin(config: GPTConfig, tokens: Ints, positions: Ints) -> _Step:
-    cosines, sines = _angles(config.sequence_len, config.head_dim, config.variant.rope_base)
+    cosines, sines = numpy_angles(config.sequence_len, config.head_dim, config.variant.rope_base)
     return _Step(tokens, positions, cosines[positions][:, None], sines[positions][:, None])
-
-
-@functools.lru_cache(maxsize=8)
-def _angles(positions: int, size: int, base: float) -> tuple[Floats, Floats]:
-    cosines, sines = angles(positions, size, base)
-    return _shared(cosines), _shared(sines)
 
 
 def _embed(model: GPT, tokens: Ints, newest: Ints) -> Floats:

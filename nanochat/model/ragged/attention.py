@@ -11,13 +11,11 @@ from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
-import numpy.typing as npt
 
 from nanochat.model.layers import visible_keys
 from nanochat.model.ragged.ragged_rows import Ragged
 from nanochat.model.ragged.row_groups import Extent
-
-Floats = npt.NDArray[np.float32]
+from nanochat.model.rope_tables import Floats
 
 _BLOCK_SCORES = 2**16
 """Scores of all heads that are computed at once: they stay in the L2 cache."""

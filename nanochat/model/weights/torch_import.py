@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pickle
-import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import mlx.core as mx
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
 from nanochat.model.weights.safetensors_file import read_safetensors, require_finite
-from nanochat.plurals import several
 
 _COMPILED_PREFIX = "_orig_mod."
 _BUFFERS = ("cos", "sin")
@@ -49,28 +47,18 @@ def import_weights(tensors: dict[str, mx.array], config: GPTConfig) -> dict[str,
     Names or shapes that are not those of `config` raise a PreflightError.
     """
     named = {name.removeprefix(_COMPILED_PREFIX): tensor for name, tensor in tensors.items()}
-    named = {name: tensor for name, tensor in named.items() if name not in _BUFFERS}
-    if config.n_layer > len(named):  # listing the names of that many layers could take all memory
-        raise PreflightError(f"the model has {config.n_layer:,} layers, but only {several(len(named), 'weight')}")
-    expected = config.parameter_shapes()
-    missing, unknown = sorted(expected.keys() - named.keys()), sorted(named.keys() - expected.keys())
-    if missing or unknown:
-        raise PreflightError(
-            f"these are not the weights of {config}: missing {reprlib.repr(missing)}, unknown {reprlib.repr(unknown)}"
-        )
-    return {
-        name: _import_tensor(name, named[name].astype(mx.float32), shape, config) for name, shape in expected.items()
-    }
+    padded = {name: _padded(name, tensor, config) for name, tensor in named.items() if name not in _BUFFERS}
+    if misfit := config.find_misfit({name: tuple(tensor.shape) for name, tensor in padded.items()}):
+        raise PreflightError(misfit)
+    return {name: padded[name].astype(mx.float32) for name in config.parameter_shapes()}
 
 
-def _import_tensor(name: str, tensor: mx.array, shape: tuple[int, ...], config: GPTConfig) -> mx.array:
-    original_shape = tuple(tensor.shape)
-    if name.startswith(PER_TOKEN) and original_shape[1:] == shape[1:] and original_shape[0] >= config.vocab_size:
-        padding = max(0, shape[0] - original_shape[0])
-        tensor = mx.pad(tensor[: shape[0]], [(0, padding), (0, 0)])
-    if tuple(tensor.shape) != shape:
-        raise PreflightError(f"weight `{name}` has shape {original_shape}, but the model needs {shape}")
-    return tensor
+def _padded(name: str, tensor: mx.array, config: GPTConfig) -> mx.array:
+    """Return a table of tokens with as many rows as ours; other tensors are returned as they are."""
+    if not name.startswith(PER_TOKEN) or tensor.ndim != 2 or tensor.shape[0] < config.vocab_size:
+        return tensor
+    table = tensor[: config.padded_vocab_size]
+    return mx.pad(table, [(0, config.padded_vocab_size - table.shape[0]), (0, 0)])
 
 
 def _read_pt(path: Path) -> dict[str, mx.array]:

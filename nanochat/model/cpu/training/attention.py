@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanochat.model.cpu.training.layers import Floats
+from nanochat.model.rope_tables import Floats
 
 _BLOCK_QUERIES = 64
 _BLOCK_SCORES = 96 * 1024

@@ -14,7 +14,6 @@ import numpy as np
 from nanochat.model.config import SMEAR_CHANNELS, GPTConfig
 from nanochat.model.cpu.training.attention import attend, attend_gradient
 from nanochat.model.cpu.training.layers import (
-    Floats,
     KeptLayer,
     Tokens,
     dot,
@@ -26,6 +25,7 @@ from nanochat.model.cpu.training.layers import (
     sigmoid,
 )
 from nanochat.model.cpu.training.loss import loss_and_gradients
+from nanochat.model.rope_tables import Floats
 
 Arrays = Mapping[str, Floats]
 

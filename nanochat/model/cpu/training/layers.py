@@ -7,12 +7,12 @@ H heads of size D.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from nanochat.model.rope_tables import Floats, numpy_angles
+
 Tokens = npt.NDArray[np.int32]
 
 
@@ -42,10 +42,15 @@ class KeptLayer:
 
 def norm(x: Floats, eps: float) -> tuple[Floats, Floats]:
     """Return x / sqrt(mean(x^2) + eps) over the last axis, and the factor that x was multiplied by, axes kept."""
-    factor = (np.vecdot(x, x) / np.float32(x.shape[-1]) + np.float32(eps))[..., None]
+    factor = _norm_factor(x, eps)
+    return x * factor, factor
+
+
+def _norm_factor(x: Floats, eps: float) -> Floats:
+    factor: Floats = (np.vecdot(x, x) / np.float32(x.shape[-1]) + np.float32(eps))[..., None]
     np.sqrt(factor, out=factor)
     np.reciprocal(factor, out=factor)
-    return x * factor, factor
+    return factor
 
 
 def norm_gradient(gradient: Floats, normed: Floats, factor: Floats) -> Floats:
@@ -56,23 +61,13 @@ def norm_gradient(gradient: Floats, normed: Floats, factor: Floats) -> Floats:
     return gradient
 
 
-@lru_cache(maxsize=8)
-def rotary_angles(length: int, size: int, base: float) -> tuple[Floats, Floats]:
-    """Return cosine and sine of the angles of positions 0, 1, ... as (T, 1, D / 2)."""
-    frequencies = np.power(base, -np.arange(0, size, 2, dtype=np.float64) / size)
-    angles = np.arange(length)[:, None, None] * frequencies
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-
-
 def rotate_and_norm(x: Floats, *, base: float, eps: float, scale: float) -> tuple[Floats, Floats]:
     """Return queries or keys (B, T, H, D), rotated, normed and times `scale`, and the norm's factor (B, T, H, 1).
 
     A rotation keeps the norm, so the factor is that of x itself.
     """
-    cosine, sine = rotary_angles(x.shape[1], x.shape[-1], base)
-    factor = (np.vecdot(x, x) / np.float32(x.shape[-1]) + np.float32(eps))[..., None]
-    np.sqrt(factor, out=factor)
-    np.reciprocal(factor, out=factor)
+    cosine, sine = _angles(x, base)
+    factor = _norm_factor(x, eps)
     rotated = _rotated(x, cosine, sine)
     rotated *= factor if scale == 1.0 else factor * np.float32(scale)
     return rotated, factor
@@ -80,11 +75,17 @@ def rotate_and_norm(x: Floats, *, base: float, eps: float, scale: float) -> tupl
 
 def rotate_and_norm_gradient(gradient: Floats, y: Floats, factor: Floats, *, base: float, scale: float) -> Floats:
     """Return the gradient for x (B, T, H, D) from that for y = rotate_and_norm(x), which is changed."""
-    cosine, sine = rotary_angles(y.shape[1], y.shape[-1], base)
+    cosine, sine = _angles(y, base)
     share = (np.vecdot(gradient, y) / np.float32(y.shape[-1] * scale**2))[..., None]
     gradient -= y * share
     gradient *= factor if scale == 1.0 else factor * np.float32(scale)
     return _rotated(gradient, cosine, -sine)
+
+
+def _angles(x: Floats, base: float) -> tuple[Floats, Floats]:
+    """Return cosine and sine of the angles of x (B, T, H, D) as (T, 1, D / 2)."""
+    cosines, sines = numpy_angles(x.shape[1], x.shape[-1], base)
+    return cosines[:, None], sines[:, None]
 
 
 def _rotated(x: Floats, cosine: Floats, sine: Floats) -> Floats:

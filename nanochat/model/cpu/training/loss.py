@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from nanochat.model.config import SOFTCAP
-from nanochat.model.cpu.training.layers import Floats, Tokens
+from nanochat.model.cpu.training.layers import Tokens
 from nanochat.model.low_memory.loss import IGNORED
+from nanochat.model.rope_tables import Floats
 
 _CHUNK_LOGITS = 256 * 1024
 
