@@ -1,24 +1,22 @@
 """Runs `nanochat-chat`: one answer, or a conversation on a terminal or with the lines of the standard input.
 
-Not here: the entry point (`chat`), what a line typed into the chat means (`slash_commands`), and how answers are
-generated (`inference`).
+Not here: the entry point (`chat`), the commands of a chat (`slash_commands`), and how answers are generated
+(`inference`).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
-from typing import TYPE_CHECKING, assert_never
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING
 
 from nanochat import runtime
 from nanochat.api.models import open_engine
-from nanochat.cli import slash_commands
-from nanochat.cli.arguments.parser import Parser, add_device, add_version, count, positive
-from nanochat.cli.slash_commands import Action, ChangeSettings, Invalid, SetSystem, UserMessage
+from nanochat.cli.arguments.parser import Parser, add_device, add_version, count, positive, share, temperature
+from nanochat.cli.slash_commands import run_command
 from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.inference.chat_settings import ChatSettings
 from nanochat.plurals import several
@@ -65,9 +63,9 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--system", type=_text, help="system prompt")
     for flag, parse, meaning in (
-        ("--temperature", _temperature, "sampling temperature; 0 is greedy"),
+        ("--temperature", temperature, "sampling temperature; 0 is greedy"),
         ("--top-k", positive, "sample from the K most likely tokens"),
-        ("--top-p", _share, "sample from the most likely tokens that reach this probability"),
+        ("--top-p", share, "sample from the most likely tokens that reach this probability"),
         ("--max-tokens", positive, "maximum length of an answer, in tokens"),
         ("--seed", count, "random seed; the same seed gives the same answers"),
     ):
@@ -82,28 +80,6 @@ def _text(text: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in text):  # bytes that Python could not decode
         raise argparse.ArgumentTypeError(f"{text!r} is not valid UTF-8")
     return text
-
-
-def _temperature(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a number of at least 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _number(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a number above 0 and at most 1")
-    return value
-
-
-def _number(text: str) -> float:
-    """Return the number in a text, or NaN if it is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _read_input() -> str:
@@ -146,40 +122,20 @@ def _converse(session: ChatSession, *, is_terminal: bool) -> None:
                 raise
             print("\n(press Ctrl-D or type /quit to leave)")
             continue
-        command = slash_commands.parse_line(line)
-        if command is Action.QUIT:
-            break
-        if isinstance(command, UserMessage):
-            failed += not _reply(session, command.text, is_terminal=is_terminal)
-        elif notice := _apply(session, command):
+        text = line.strip()
+        if text and (not text.startswith("/") or text.startswith("//")):
+            failed += not _reply(session, text.removeprefix("/"), is_terminal=is_terminal)
+        elif text:
+            try:
+                notice = run_command(session, text)
+            except RecipeError as error:
+                notice = str(error)
+                failed += 1
+            if notice is None:
+                break
             print(notice, file=sys.stderr)
-            failed += isinstance(command, Invalid)
     if failed and not is_terminal:
         raise RecipeError(f"{several(failed, 'line')} of the input could not be used, for the reasons above")
-
-
-def _apply(session: ChatSession, command: Action | SetSystem | ChangeSettings | Invalid) -> str:
-    """Carry out a command and return what to say about it."""
-    match command:
-        case Action.NOTHING | Action.QUIT:
-            return ""
-        case Action.HELP:
-            return slash_commands.HELP
-        case Action.RESET:
-            session.reset()
-            return "started a new conversation"
-        case SetSystem() if session.is_raw:
-            return "a text is continued as it is, so there is no system prompt (--raw)"
-        case SetSystem(text):
-            session.system = text
-            return "removed the system prompt" if text is None else "set the system prompt"
-        case ChangeSettings(changes, notice):
-            session.settings = replace(session.settings, **changes)
-            return notice
-        case Invalid(message):
-            return message
-        case _:
-            assert_never(command)
 
 
 def _reply(session: ChatSession, text: str, *, is_terminal: bool) -> bool:

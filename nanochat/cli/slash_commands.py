@@ -1,57 +1,21 @@
-"""Reads a line typed into the chat: a message to the model, or a command such as `/reset`."""
+"""The commands that a line typed into the chat may be, such as `/reset`."""
 
 from __future__ import annotations
 
+import argparse
 import difflib
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
+from nanochat.cli.arguments.parser import positive, temperature
+from nanochat.errors import RecipeError
 from nanochat.plurals import several
 
+if TYPE_CHECKING:  # MLX must not be imported before `runtime.prepare`
+    from nanochat.inference.chat_session import ChatSession
 
-@dataclass(frozen=True)
-class UserMessage:
-    """A message to the model."""
-
-    text: str
-
-
-class Action(Enum):
-    """A line without an argument."""
-
-    NOTHING = "an empty line"
-    HELP = "list the commands"
-    RESET = "forget the conversation, and keep the system prompt and the settings"
-    QUIT = "end the chat"
-
-
-@dataclass(frozen=True)
-class SetSystem:
-    """Replace the system prompt; None removes it."""
-
-    text: str | None
-
-
-@dataclass(frozen=True)
-class ChangeSettings:
-    """Change fields of `ChatSettings`. `notice` says so to the user."""
-
-    changes: Mapping[str, Any]
-    notice: str
-
-
-@dataclass(frozen=True)
-class Invalid:
-    """A command that does not exist or has a wrong argument."""
-
-    message: str
-    """For the user: what is wrong, and what to type instead."""
-
-
-Line = UserMessage | Action | SetSystem | ChangeSettings | Invalid
+_Number = TypeVar("_Number", int, float)
 
 HELP = """\
 /system TEXT   replace the system prompt (without TEXT: remove it)
@@ -65,36 +29,43 @@ To send a message that begins with a slash, type two slashes."""
 _NAMES = ("/quit", "/exit", "/reset", "/new", "/system", "/temp", "/tokens", "/help")
 
 
-def parse_line(line: str) -> Line:
-    """Return the meaning of a line. A wrong command is returned as `Invalid`."""
-    line = line.strip()
-    if not line:
-        return Action.NOTHING
-    if line.startswith("//"):
-        return UserMessage(line[1:])
-    if not line.startswith("/"):
-        return UserMessage(line)
-    name, _, argument = line.partition(" ")
-    return _parse_command(name.lower(), argument.strip())
+def run_command(session: ChatSession, line: str) -> str | None:
+    """Carry out a command and return what to say about it, None if the chat is to end.
 
-
-def _parse_command(name: str, argument: str) -> Line:
+    Raises:
+        RecipeError: there is no such command, or its argument is wrong.
+    """
+    word, _, rest = line.partition(" ")
+    name, argument = word.lower(), rest.strip()
     match name:
+        case "/system" if session.is_raw:
+            return "a text is continued as it is, so there is no system prompt (--raw)"
         case "/system":
-            return SetSystem(argument or None)
+            session.system = argument or None
+            return "set the system prompt" if argument else "removed the system prompt"
         case "/temp":
-            return _parse_temperature(argument)
+            session.settings = replace(session.settings, temperature=_read(temperature, name, argument, "0.8"))
+            return f"set the temperature to {session.settings.temperature:g}"
         case "/tokens":
-            return _parse_max_tokens(argument)
+            session.settings = replace(session.settings, max_tokens=_read(positive, name, argument, "256"))
+            return f"set the maximum length of an answer to {several(session.settings.max_tokens, 'token')}"
         case "/quit" | "/exit" | "/reset" | "/new" | "/help" if argument:
-            return Invalid(f"{name} takes no argument (found {argument!r})")
+            raise RecipeError(f"{name} takes no argument (found `{argument}`)")
         case "/quit" | "/exit":
-            return Action.QUIT
+            return None
         case "/reset" | "/new":
-            return Action.RESET
+            session.reset()
+            return "started a new conversation"
         case "/help":
-            return Action.HELP
-    return Invalid(_unknown(name))
+            return HELP
+    raise RecipeError(_unknown(name))
+
+
+def _read(parse: Callable[[str], _Number], name: str, argument: str, example: str) -> _Number:
+    try:
+        return parse(argument)
+    except argparse.ArgumentTypeError as error:
+        raise RecipeError(f"{name}: {error}; write, for example, `{name} {example}`") from None
 
 
 def _unknown(name: str) -> str:
@@ -102,20 +73,3 @@ def _unknown(name: str) -> str:
     close = prefixes or difflib.get_close_matches(name, _NAMES, n=1)
     guess = f"did you mean {close[0]}? " if close else ""
     return f"unknown command {name}; {guess}(/help lists the commands)"
-
-
-def _parse_temperature(argument: str) -> Line:
-    try:
-        value = float(argument)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        return Invalid(f"/temp needs a number of at least 0, such as `/temp 0.8` (found {argument!r})")
-    return ChangeSettings({"temperature": value}, f"set the temperature to {value:g}")
-
-
-def _parse_max_tokens(argument: str) -> Line:
-    if not (argument.isascii() and argument.isdigit() and int(argument) > 0):
-        return Invalid(f"/tokens needs a whole number of at least 1, such as `/tokens 256` (found {argument!r})")
-    notice = f"set the maximum length of an answer to {several(int(argument), 'token')}"
-    return ChangeSettings({"max_tokens": int(argument)}, notice)

@@ -76,6 +76,12 @@ def test_chat_says_what_the_model_did_not_read(model_folder, capsys, typed):
     assert err.count(" tokens of your message: the context of ") == 1
 
 
+def test_two_slashes_begin_a_message_with_one(model_folder, capsys, typed):
+    options = ("--temperature", "0", "--max-tokens", "4")
+    typed("  //quit it ")
+    assert run(capsys, model_folder, *options)[:2] == run(capsys, model_folder, *options, "--prompt", "/quit it")[:2]
+
+
 def test_commands_change_the_session(model_folder, capsys, typed):
     """A second system prompt replaces the first, and a misspelt command changes nothing but the exit code."""
     typed("/temp 0", "/tokens 4", "/system Be mean.", "/system Be kind.", "/sytem x", "/temp hot", "", "hi")
@@ -84,7 +90,7 @@ def test_commands_change_the_session(model_folder, capsys, typed):
     options = ("--temperature", "0", "--max-tokens", "4", "--system", "Be kind.")
     assert out == run(capsys, model_folder, *options, "--prompt", "hi")[1]
     assert "did you mean /system?" in err
-    assert "'hot'" in err
+    assert "`hot`" in err
     assert "2 lines of the input could not be used" in err
 
 

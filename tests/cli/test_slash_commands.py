@@ -1,39 +1,51 @@
-"""Lines typed into the chat are parsed into messages and commands."""
+"""Commands typed into the chat change the session, end the chat, or are refused."""
 
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from nanochat.cli.slash_commands import HELP, Action, ChangeSettings, Invalid, SetSystem, UserMessage, parse_line
+from nanochat.cli.slash_commands import HELP, run_command
+from nanochat.errors import RecipeError
+from nanochat.inference.chat_settings import ChatSettings
+
+
+@pytest.fixture
+def session():
+    """A session with a system prompt and a turn."""
+    session = SimpleNamespace(settings=ChatSettings(), system="Be kind.", turns=("a turn",), is_raw=False)
+    session.reset = lambda: setattr(session, "turns", ())
+    return session
 
 
 @pytest.mark.parametrize(
-    ("line", "meaning"),
+    ("line", "changes", "notice"),
     [
-        ("hello /quit", UserMessage("hello /quit")),
-        ("  spaced  ", UserMessage("spaced")),
-        ("//quit is a command", UserMessage("/quit is a command")),
-        ("", Action.NOTHING),
-        (" \t", Action.NOTHING),
-        ("/quit", Action.QUIT),
-        ("/exit ", Action.QUIT),
-        ("/QUIT", Action.QUIT),
-        ("/reset", Action.RESET),
-        ("/new", Action.RESET),
-        ("/help", Action.HELP),
-        ("/system Be brief. /quit", SetSystem("Be brief. /quit")),
-        ("/system", SetSystem(None)),
-        ("/temp 0", ChangeSettings({"temperature": 0.0}, "set the temperature to 0")),
-        ("/temp 1.25", ChangeSettings({"temperature": 1.25}, "set the temperature to 1.25")),
-        ("/tokens 12", ChangeSettings({"max_tokens": 12}, "set the maximum length of an answer to 12 tokens")),
+        ("/reset", {"turns": ()}, "started a new conversation"),
+        ("/NEW ", {"turns": ()}, "started a new conversation"),
+        ("/help", {}, HELP),
+        ("/system Be brief. /quit", {"system": "Be brief. /quit"}, "set the system prompt"),
+        ("/system", {"system": None}, "removed the system prompt"),
+        ("/temp 0", {"settings": ChatSettings(temperature=0.0)}, "set the temperature to 0"),
+        ("/temp 1.25", {"settings": ChatSettings(temperature=1.25)}, "set the temperature to 1.25"),
+        (
+            "/tokens 12",
+            {"settings": ChatSettings(max_tokens=12)},
+            "set the maximum length of an answer to 12 tokens",
+        ),
     ],
 )
-def test_parse_line_distinguishes_messages_and_commands(line, meaning):
-    assert parse_line(line) == meaning
+def test_a_command_changes_the_session_and_says_so(line, changes, notice, session):
+    expected = vars(session) | changes
+    assert run_command(session, line) == notice
+    assert vars(session) == expected
+
+
+@pytest.mark.parametrize("line", ["/quit", "/exit ", "/QUIT"])
+def test_quit_ends_the_chat(line, session):
+    assert run_command(session, line) is None
 
 
 @pytest.mark.parametrize(
@@ -43,10 +55,11 @@ def test_parse_line_distinguishes_messages_and_commands(line, meaning):
         *("/tokens", "/tokens 0", "/tokens -3", "/tokens 1.5", "/tokens ²", "/quit now", "/reset all", "/help me"),
     ],
 )
-def test_a_wrong_argument_is_named(line):
-    meaning = parse_line(line)
-    assert isinstance(meaning, Invalid)
-    assert repr(line.partition(" ")[2]) in meaning.message
+def test_a_wrong_argument_is_named(line, session):
+    before = dict(vars(session))
+    with pytest.raises(RecipeError, match=re.escape(f"`{line.partition(' ')[2]}`")):
+        run_command(session, line)
+    assert vars(session) == before
 
 
 @pytest.mark.parametrize(
@@ -56,17 +69,10 @@ def test_a_wrong_argument_is_named(line):
         ("/zzzzzzzz", []),
     ],
 )
-def test_an_unknown_command_gets_a_suggestion_if_one_is_similar(typed, meant):
-    meaning = parse_line(typed)
-    assert isinstance(meaning, Invalid)
-    assert re.findall(r"did you mean (\S+)\?", meaning.message) == meant
-
-
-@given(st.text())
-def test_any_text_is_parsed_and_plain_text_is_an_unchanged_message(text):
-    meaning = parse_line(text)
-    if text.strip() and not text.strip().startswith("/"):
-        assert meaning == UserMessage(text.strip())
+def test_an_unknown_command_gets_a_suggestion_if_one_is_similar(typed, meant, session):
+    with pytest.raises(RecipeError) as caught:
+        run_command(session, typed)
+    assert re.findall(r"did you mean (\S+)\?", str(caught.value)) == meant
 
 
 def test_help_lists_every_command():

@@ -6,6 +6,7 @@ It imports little, since shell completion builds these parsers at every press of
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,3 +166,25 @@ def count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of at least 0")
     return int(text)
+
+
+def temperature(text: str) -> float:
+    """Return a sampling temperature."""
+    if not 0 <= (value := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number of at least 0")
+    return value
+
+
+def share(text: str) -> float:
+    """Return a share of 1 that is not 0."""
+    if not 0 < (value := _number(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number above 0 and at most 1")
+    return value
+
+
+def _number(text: str) -> float:
+    """Return the number in a text, or NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
