@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nanochat import runtime
 from nanochat.errors import RecipeError
+from nanochat.evals.metrics import Score as Score
 from nanochat.inference.chat_settings import ChatSettings
 from nanochat.plurals import several
 
@@ -24,18 +24,6 @@ if TYPE_CHECKING:  # MLX is imported after `runtime.prepare`
     from nanochat.tokenizer.bpe import Tokenizer
 
 Messages = Sequence[Mapping[str, str]]
-
-
-@dataclass(frozen=True)
-class Score:
-    """How likely a model finds a text."""
-
-    logprob: float
-    """The sum over its tokens, in nats."""
-    tokens: int
-    """How many tokens were scored."""
-    is_greedy: bool
-    """Whether each of them is the model's most likely one."""
 
 
 class Model:
@@ -145,8 +133,8 @@ class Model:
                 f"{several(len(row), 'token')} with BOS, {len(row) - start:,} of them to score: the model reads"
                 f" {self.context:,}, and at least one is needed"
             )
-        ((result,),) = score_continuations(self._engine.model, [[make_continuation(row, start, max_tokens=None)]])
-        return Score(result.logprob, result.tokens, result.is_greedy)
+        ((score,),) = score_continuations(self._engine.model, [[make_continuation(row, start, max_tokens=None)]])
+        return score
 
     def __repr__(self) -> str:
         """Return the architecture, the size and the folder."""

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 from nanochat.evals.continuations import (
     Continuation,
-    ContinuationScore,
     common_prefix_length,
     make_continuation,
     missing_examples,
     most_likely,
     score_continuations,
 )
+from nanochat.evals.metrics import Score
 from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
 from nanochat.model.dispatch import FastGPT
 from nanochat.tasks.multiple_choice.base_models import ChoiceItem
@@ -61,7 +61,7 @@ def _record(
     tokenizer: Tokenizer,
     item: ChoiceItem,
     rows: Sequence[Continuation],
-    scores: Sequence[ContinuationScore],
+    scores: Sequence[Score],
 ) -> ExampleRecord:
     chosen = most_likely(scores)
     return ExampleRecord(

@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from nanochat.evals.metrics import Score
 from nanochat.inference.batch_sizes import CPU_SCORED_TOKENS, GPU_SCORED_ROWS, GPU_SCORED_TOKENS
 from nanochat.model.cpu import fast_math
 from nanochat.model.device import runs_on_cpu
@@ -46,22 +47,6 @@ class Continuation:
     @property
     def length(self) -> int:
         return len(self.tokens) - self.start
-
-
-@dataclass(frozen=True)
-class ContinuationScore:
-    """How likely a model finds a continuation."""
-
-    logprob: float
-    """Sum over its tokens in nats, at most 0."""
-    tokens: int
-    is_greedy: bool
-    """Whether every token is the model's most likely one."""
-
-    @property
-    def mean_nats(self) -> float:
-        """Mean negative log-likelihood of a token; 0 for an empty continuation."""
-        return -self.logprob / self.tokens if self.tokens else 0.0
 
 
 def make_continuation(tokens: Sequence[int], start: int, *, max_tokens: int | None) -> Continuation:
@@ -95,7 +80,7 @@ def score_continuations(
     *,
     max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
-) -> list[list[ContinuationScore]]:
+) -> list[list[Score]]:
     """Return the score of every continuation, in the groups of the input.
 
     Args:
@@ -103,7 +88,7 @@ def score_continuations(
             a limit for the device.
         on_scored: called with the number of groups scored so far.
     """
-    scores: dict[int, list[ContinuationScore]] = {}
+    scores: dict[int, list[Score]] = {}
     shared = [shared_prefix_length(group) for group in groups]
     for numbers in _batches(groups, shared, max_tokens_per_batch or tokens_per_batch()):
         batch_scores = iter(_score_batch(model, [(groups[number], shared[number]) for number in numbers]))
@@ -135,7 +120,7 @@ def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def most_likely(scores: Sequence[ContinuationScore]) -> int:
+def most_likely(scores: Sequence[Score]) -> int:
     """Return the index of the smallest mean loss, the first one of a tie; an empty continuation loses to any other."""
     return min(range(len(scores)), key=lambda i: (scores[i].tokens == 0, scores[i].mean_nats))
 
@@ -155,7 +140,7 @@ def _batches(groups: Sequence[Sequence[Continuation]], shared: Sequence[int], ma
         yield batch
 
 
-def _score_batch(model: FastGPT, batch: Sequence[tuple[Sequence[Continuation], int]]) -> list[ContinuationScore]:
+def _score_batch(model: FastGPT, batch: Sequence[tuple[Sequence[Continuation], int]]) -> list[Score]:
     rows: list[Row] = []
     continuations: list[Continuation] = []
     sources: list[tuple[int, int]] = []  # of each continuation: the row that has its end, and that row's first token
@@ -169,7 +154,7 @@ def _score_batch(model: FastGPT, batch: Sequence[tuple[Sequence[Continuation], i
             if continuation.length:
                 rows.append(Row(continuation.tokens[shared:-1], parent))  # nothing follows the last token
     if not rows:
-        return [ContinuationScore(0.0, 0, is_greedy=True) for _ in continuations]
+        return [Score(0.0, 0, is_greedy=True) for _ in continuations]
     layout = lay_out(rows)
     positions: list[int] = []
     for continuation, (row, first) in zip(continuations, sources, strict=True):
@@ -182,7 +167,7 @@ def _score_batch(model: FastGPT, batch: Sequence[tuple[Sequence[Continuation], i
     for continuation in continuations:
         part = slice(done, done + continuation.length)
         done = part.stop
-        scores.append(ContinuationScore(float(logprobs[part].sum()), continuation.length, bool(greedy[part].all())))
+        scores.append(Score(float(logprobs[part].sum()), continuation.length, bool(greedy[part].all())))
     return scores
 
 

@@ -12,13 +12,13 @@ from typing import assert_never
 
 from nanochat.evals.continuations import (
     Continuation,
-    ContinuationScore,
     common_prefix_length,
     make_continuation,
     missing_examples,
     most_likely,
     score_continuations,
 )
+from nanochat.evals.metrics import Score
 from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
 from nanochat.model.dispatch import FastGPT
 from nanochat.tasks.core import CoreKind, CorePrompts
@@ -45,7 +45,7 @@ def find_continuations(kind: CoreKind, rows: Sequence[Sequence[int]], *, max_tok
             assert_never(kind)
 
 
-def _choose_option(kind: CoreKind, scores: Sequence[ContinuationScore]) -> int | None:
+def _choose_option(kind: CoreKind, scores: Sequence[Score]) -> int | None:
     """Return the index of the prompt that the model chose, None for a continuation that it did not predict."""
     if kind == "language_modeling":
         return 0 if scores[0].is_greedy else None
@@ -84,7 +84,7 @@ def _record(
     tokenizer: Tokenizer,
     problem: CorePrompts,
     rows: Sequence[Continuation],
-    scores: Sequence[ContinuationScore],
+    scores: Sequence[Score],
 ) -> ExampleRecord:
     chosen = _choose_option(problem.kind, scores)
     has_options = problem.kind != "language_modeling"

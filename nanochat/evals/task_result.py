@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanochat.evals.metrics import Score, score_problems
+from nanochat.evals.metrics import TaskScore, score_problems
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ExampleRecord:
 class TaskResult:
     """The score of a suite, and the records that it summarizes."""
 
-    score: Score
+    score: TaskScore
     records: tuple[ExampleRecord, ...]
     pass_at: tuple[tuple[int, float], ...] = ()
     """(k, pass@k) for the k that were estimated."""

@@ -78,15 +78,7 @@ def _lines(values: dict[str, Value], path: KeyPath) -> Iterator[tuple[str, KeyPa
             yield key, None
             yield from _lines(value, (*path, name))
         else:
-            yield f"{key} {flow_text(_escaped(value))}", (*path, name)
-
-
-def _escaped(value: Value) -> Value:
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _escaped(item) for name, item in value.items()}
-    return escape(value) if isinstance(value, str) else value
+            yield f"{key} {flow_text(escape(value))}", (*path, name)
 
 
 def _leaves(values: dict[str, Value], prefix: str) -> Iterator[tuple[str, Value]]:

@@ -25,7 +25,7 @@ from nanochat.serve.chat_page import page, page_file
 from nanochat.serve.generator import BusyError, FailedError, Generator
 from nanochat.serve.request_checks import check_caller, read_body
 from nanochat.serve.requests import ChatRequest, CompletionRequest, Generation
-from nanochat.serve.responses import ApiError, Endpoint, Formatter, Usage, error_event
+from nanochat.serve.responses import ApiError, Endpoint, Formatter, error_event
 from nanochat.tokenizer.chat_format import render_for_completion
 from nanochat.tokenizer.pieces import TextError
 
@@ -148,7 +148,7 @@ class Api:
             )
             for number in range(body.n)
         ]
-        formatter = Formatter(endpoint, self._served.name, Usage(len(ids)))
+        formatter = Formatter(endpoint, self._served.name, len(ids))
         self._generator.check_room()
         if body.stream:
             events = self._stream(requests, body, formatter)
@@ -163,7 +163,7 @@ class Api:
         deltas = stream_answers(self._generator, self._engine.tokenizer, requests, body.stop_strings)
         try:
             async for delta in deltas:
-                formatter.usage.completion_tokens += delta.tokens
+                formatter.completion_tokens += delta.tokens
                 if delta.text or delta.ended:
                     yield formatter.chunk(delta, is_first=delta.choice not in begun)
                     begun.add(delta.choice)
@@ -176,7 +176,7 @@ class Api:
     async def _whole(self, requests: list[generation.Request], body: Generation, formatter: Formatter) -> Response:
         texts, ended = [""] * len(requests), dict[int, str | None]()
         async for delta in stream_answers(self._generator, self._engine.tokenizer, requests, body.stop_strings):
-            formatter.usage.completion_tokens += delta.tokens
+            formatter.completion_tokens += delta.tokens
             texts[delta.choice] += delta.text
             ended[delta.choice] = delta.ended
         return JSONResponse(formatter.whole(texts, [ended[number] for number in range(len(texts))]))

@@ -35,23 +35,6 @@ class ApiError(Exception):
 
 
 @dataclass
-class Usage:
-    """Counts the tokens of a request."""
-
-    prompt_tokens: int
-    completion_tokens: int = 0
-
-    def body(self) -> dict[str, int]:
-        """Return the counts as JSON."""
-        total = self.prompt_tokens + self.completion_tokens
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": total,
-        }
-
-
-@dataclass
 class Formatter:
     """Formats the answers to one request.
 
@@ -60,7 +43,9 @@ class Formatter:
 
     endpoint: Endpoint
     model: str
-    usage: Usage
+    prompt_tokens: int
+    completion_tokens: int = 0
+    """The tokens of all answers so far."""
     created: int = field(default_factory=lambda: int(time.time()))
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -71,7 +56,7 @@ class Formatter:
             for number, (text, reason) in enumerate(zip(texts, ended, strict=True))
         ]
         kind = "chat.completion" if self.endpoint == "chat" else "text_completion"
-        return {**self._head(kind), "choices": choices, "usage": self.usage.body()}
+        return {**self._head(kind), "choices": choices, "usage": self._usage()}
 
     def chunk(self, delta: Delta, *, is_first: bool) -> str:
         """Return a server-sent event with some more of an answer."""
@@ -82,8 +67,12 @@ class Formatter:
 
     def last(self, *, with_usage: bool) -> str:
         """Return the last events of a stream."""
-        usage = _event({**self._head(self._chunk_kind), "choices": [], "usage": self.usage.body()})
+        usage = _event({**self._head(self._chunk_kind), "choices": [], "usage": self._usage()})
         return (usage if with_usage else "") + "data: [DONE]\n\n"
+
+    def _usage(self) -> JsonObject:
+        counts = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
+        return {**counts, "total_tokens": sum(counts.values())}
 
     @property
     def _chunk_kind(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 from nanochat.recipe.merge.tree import KeyPath, map_scalars
 from nanochat.recipe.parsing.diagnostics import Diagnostic, Origin
@@ -21,6 +22,7 @@ _USE = re.compile(r"\$(\$\{)|\$\{([^{}]*)(\}?)")
 _NAME = re.compile(r"vars\.([A-Za-z0-9_-]+)")
 _LITERAL = "write `$${` for a literal `${`"
 _MAX_EXPANDED_CHARS = 2**18
+_Value = TypeVar("_Value")
 
 
 def substitute(root: Node) -> tuple[Node, list[tuple[KeyPath, Diagnostic]]]:
@@ -32,9 +34,17 @@ def substitute(root: Node) -> tuple[Node, list[tuple[KeyPath, Diagnostic]]]:
     return map_scalars(root, substitution.apply), substitution.errors
 
 
-def escape(text: str) -> str:
-    """Return text that `substitute` turns into `text`."""
-    return text.replace("${", "$${")
+def escape(value: _Value) -> _Value:
+    """Return the value that `substitute` turns into `value`, which may be a map or a list of others."""
+    escaped: Any = value
+    match value:
+        case str():
+            escaped = value.replace("${", "$${")
+        case dict():
+            escaped = {name: escape(item) for name, item in value.items()}
+        case tuple() | list():
+            escaped = type(value)(map(escape, value))
+    return cast(_Value, escaped)
 
 
 def _variables(root: Node) -> dict[str, Node]:

@@ -119,20 +119,8 @@ def _variant(
     if origin is not None:
         changes.append(tree_of([("seed", origin)], Node(number, origin)))
         flags.append(f"seed={number}")
-    flags += [f"{path}={flow_text(_escaped(value))}" for path, value in written.items()]
+    flags += [f"{path}={flow_text(escape(value))}" for path, value in written.items()]
     return load_variant(loaded, changes, [*loaded.overrides, *flags])
-
-
-def _escaped(value: Plain) -> Plain:
-    match value:
-        case str():
-            return escape(value)
-        case dict():
-            return {name: _escaped(item) for name, item in value.items()}
-        case tuple():
-            return tuple(map(_escaped, value))
-        case _:
-            return value
 
 
 def _resolved(variant: LoadedRecipe, written: Mapping[str, Plain]) -> dict[str, Plain]:

@@ -11,7 +11,7 @@ from nanochat.evals.bits_per_byte import evaluate_bpb
 from nanochat.evals.choice_tasks import evaluate_choices
 from nanochat.evals.continuations import tokens_per_batch
 from nanochat.evals.core_tasks import evaluate_core_task
-from nanochat.evals.metrics import Score, composite
+from nanochat.evals.metrics import TaskScore, composite
 from nanochat.evals.task_result import ExampleRecord
 from nanochat.inference.batch_sizes import BPB_TOKENS, GENERATED_ROWS
 from nanochat.inference.engine import Engine
@@ -123,7 +123,7 @@ def _prepare_core(
     def compute(tick: Tick) -> SuiteResult:
         metrics: dict[str, float] = {}
         records: list[ExampleRecord] = []
-        scores: list[Score] = []
+        scores: list[TaskScore] = []
         for task, prompts in zip(tasks, problems, strict=True):
             result = evaluate_core_task(
                 model,

@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from nanochat.checkpoint.model_folder import load_model_and_tokenizer
 from nanochat.errors import InterruptedRun
-from nanochat.evals.metrics import Score, composite
+from nanochat.evals.metrics import TaskScore, composite
 from nanochat.evals.task_result import Cuts, ExampleRecord, TaskResult, count_cuts
 from nanochat.model.dispatch import FastGPT
 from nanochat.plan.quantities import show_score
@@ -39,7 +39,7 @@ class SuiteResult:
     """The results of one suite."""
 
     metrics: dict[str, float]
-    score: Score | None = None
+    score: TaskScore | None = None
     """The score that counts towards the composite. Bits per byte and CORE have none."""
     records: tuple[ExampleRecord, ...] = ()
     seconds: float = 0.0
@@ -172,5 +172,5 @@ def sample_section(context: StageContext, name: str) -> str:
 
 
 def _parse(fields: dict[str, Any]) -> SuiteResult:
-    score = Score(**fields["score"]) if fields["score"] is not None else None
+    score = TaskScore(**fields["score"]) if fields["score"] is not None else None
     return SuiteResult(fields["metrics"], score, seconds=fields["seconds"])
