@@ -17,7 +17,7 @@ from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.execution import derive_monitored, execution_spec
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.derive.model_shape import derive_recipe_model
-from nanochat.plan.estimate.dataset_sizes import TextChars, builtin_chars
+from nanochat.plan.estimate.dataset_sizes import ExampleCount, TextChars, builtin_chars, known_examples
 from nanochat.plan.estimate.device_classes import RATES, DeviceClass, usable_bytes
 from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.fingerprint import identity
@@ -29,6 +29,7 @@ from nanochat.plan.specs.job import StageSpec, stage_sources
 from nanochat.plan.specs.training import PretrainSpec, SftSpec, TokenizerSpec
 from nanochat.plan.stages import STAGES, estimate_stage
 from nanochat.plan.text.estimate_notes import chat_repetition_notes, estimate_notes, memory_notes, repetition_notes
+from nanochat.plan.text.mixture_notes import mixture_notes
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.parsing.diagnostics import LocatedRecipeError
 from nanochat.recipe.schema import recipe as schema
@@ -43,6 +44,7 @@ def compile_plan(
     device_class: DeviceClass | None = None,
     memory_bytes: int | None = None,
     text_chars: TextChars = builtin_chars,
+    count_examples: ExampleCount = known_examples,
     start_models: Mapping[str, GPTConfig] = MappingProxyType({}),
 ) -> Plan:
     """Return the plan of a recipe. The message of a RecipeError lists every problem with its place.
@@ -53,6 +55,7 @@ def compile_plan(
         device_class: the device to estimate times for if the recipe says `run.device: auto`; default: a CPU.
         memory_bytes: the memory of that device, if the plan shall say how many rows fit into it.
         text_chars: returns the size of a source of text, for the estimates; default: that of the built-in ones.
+        count_examples: returns the number of examples of a task of `sft`; default: those known without the data.
         start_models: the models that stages with `init_from` start from, by stage, as far as they are known.
     """
     recipe = loaded.recipe
@@ -85,6 +88,7 @@ def compile_plan(
             *(memory_notes(stages, device, memory_bytes, available_bytes) if memory_bytes and available_bytes else ()),
             *repetition_notes(stages, chars),
             *chat_repetition_notes(stages, chars),
+            *mixture_notes(stages, count_examples, chars),
         ),
     )
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.data.files.formats.parquet_footer import column_paths
+from nanochat.data.files.formats.parquet_footer import column_paths, count_rows
 
 TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(pa.struct([("type", pa.string())])))]))
 TABLE = pa.table(
@@ -31,6 +31,13 @@ def test_column_paths_are_those_of_pyarrow(tmp_path, options):
     pq.write_table(TABLE, path, **options)
     schema = pq.ParquetFile(path).schema
     assert [".".join(names) for names in column_paths(path)] == [schema.column(i).path for i in range(len(schema))]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 300])
+def test_count_rows_is_that_of_pyarrow(tmp_path, rows):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["x"] * rows}), path, row_group_size=128)
+    assert count_rows(path) == rows
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"text" * 10, b"\x00" * 20 + b"\x09\x00\x00\x00PAR1"])

@@ -16,6 +16,7 @@ from nanochat.errors import StageError
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.specs.inputs import SftItem
 from nanochat.stages import sft as stage
+from nanochat.stages.process.context import NOTE_PREFIX
 from nanochat.tokenizer.chat_format import Conversation, Message, render
 
 MONITOR = {
@@ -109,7 +110,7 @@ def spelling_item(**fields):
     """Return a mixture item of forty generated words."""
     source = SourceSpec(name="words", builtin="spelling")
     given = {"name": "words", "task": "simple_spelling", "split": "train", "max_examples": 40, "repeat": 1}
-    return SftItem(source=source, **given, **fields)
+    return SftItem(source=source, **(given | fields))
 
 
 @pytest.mark.slow
@@ -132,7 +133,17 @@ def test_sft_weights_set_the_conversations_of_each_task_in_an_epoch(runs, make_s
     spec, words = make_spec(epochs=1.0), spelling_item(weight=1.0)
     spec = spec.model_copy(update={"data": (spec.data[0].model_copy(update={"weight": 3.0}), words)})
     assert runs.metrics(runs.run(spec))["conversations"] == 31
-    assert "an epoch has 31 conversations: 23 of chats, 8 of words" in capsys.readouterr().out
+    assert "an epoch has 31 conversations: 23 of chats, 8 of the 40 of words" in capsys.readouterr().out
+
+
+def test_sft_warns_if_weights_leave_out_most_of_a_task(runs, make_spec, capsys):
+    """With equal weights the 23 chats allow for 23 of 400 words. 400 / 23 is 17.4."""
+    spec, words = make_spec(epochs=1.0), spelling_item(weight=1.0, max_examples=400)
+    runs.run(spec.model_copy(update={"data": (spec.data[0].model_copy(update={"weight": 1.0}), words)}))
+    assert (
+        f"{NOTE_PREFIX}warning: the weights of `sft.data` leave only 23 of 400 conversations of words, because chats "
+        "has 23; set `sft.data.chats.repeat: 18` to use more in the same shares, or give no task a weight"
+    ) in capsys.readouterr().out
 
 
 def test_sft_horizon_in_tokens_repeats_the_data(runs, make_spec):

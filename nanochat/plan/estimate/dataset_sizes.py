@@ -21,6 +21,8 @@ from nanochat.plan.specs.suites import (
 from nanochat.plan.specs.training import RlItem
 from nanochat.tasks.table import TASKS, mixture_counts
 
+ExampleCount = Callable[[SftItem], int | None]
+"""Returns how many different examples a task of fine-tuning has, or None if that is unknown."""
 TextChars = Callable[[SourceSpec], int | None]
 """Returns about how many characters of training text a source has, or None if that is unknown without reading it."""
 _CONVERSATIONS = {"smol-smoltalk": 460_341}
@@ -55,35 +57,42 @@ def sft_mixture_tokens(items: Sequence[SftItem]) -> int | None:
 
 def practice_questions(items: Sequence[RlItem]) -> int | None:
     """Return about how many questions an epoch of practice has, or None if that is unknown without reading the data."""
-    available: list[int] = []
-    for item in items:
-        known = TASKS[item.suite.task].train_examples
-        count = item.suite.max_problems or known
-        if not count:
-            return None
-        is_generated = not isinstance(item.suite, PythonSuiteSpec) and item.suite.source.builtin is not None
-        available.append(count if is_generated or not known else min(count, known))
+    available = [count for item in items if (count := known_questions(item)) is not None]
+    if len(available) < len(items):
+        return None
     return sum(mixture_counts(available, [item.weight for item in items]))
 
 
+def known_questions(item: RlItem) -> int | None:
+    """Return about how many questions a task of practice has, or None if that is unknown without reading the data."""
+    known = TASKS[item.suite.task].train_examples
+    count = item.suite.max_problems or known
+    is_generated = not isinstance(item.suite, PythonSuiteSpec) and item.suite.source.builtin is not None
+    return (count if is_generated or not known else min(count, known)) if count else None
+
+
 def _mixture_counts(items: Sequence[SftItem]) -> tuple[int, ...] | None:
-    available = [_sft_item_examples(item) for item in items]
-    known = [count for count in available if count is not None]
+    known = [count * item.repeat for item in items if (count := known_examples(item)) is not None]
     return mixture_counts(known, [item.weight for item in items]) if len(known) == len(items) else None
 
 
-def _sft_item_examples(item: SftItem) -> int | None:
+def known_examples(item: SftItem) -> int | None:
+    """Return how many different examples a task has, as far as that is known without its data (an `ExampleCount`)."""
     count: int | None
     if item.task == "conversations":
         count = next((rows for name, rows in _CONVERSATIONS.items() if name in (item.source.uri or "")), None)
     else:
         count = TASKS[item.task].train_examples
-    generated = item.source.builtin == "spelling"
-    if item.max_examples is not None:
-        count = item.max_examples if generated or count is None else min(count, item.max_examples)
-    if count is not None and item.validation_frac is not None:
-        count = max(1, round(count * (1 - item.validation_frac)))
-    return None if count is None else count * item.repeat
+    if item.source.builtin == "spelling":
+        count = item.max_examples or count
+    elif item.max_examples is not None:
+        count = item.max_examples if count is None else min(count, item.max_examples)
+    return None if count is None else without_held_out(count, item.validation_frac)
+
+
+def without_held_out(count: int, frac: float | None) -> int:
+    """Return about how many of `count` examples are trained on if a share of them is held out."""
+    return count if frac is None else max(1, round(count * (1 - frac)))
 
 
 def base_suite_tokens(suite: ChoiceSuiteSpec | CoreSuiteSpec | QuestionsSuiteSpec | LmEvalSuiteSpec) -> int:

@@ -10,7 +10,7 @@ from nanochat.plan.estimate.device_classes import RATES, DeviceClass, mac_gpu_by
 from nanochat.plan.estimate.estimate import Estimate
 from nanochat.plan.estimate.training import GPU_AUTO_ROWS
 from nanochat.plan.plan import StagePlan
-from nanochat.plan.quantities import show_bytes, show_duration
+from nanochat.plan.quantities import show_bytes, show_count, show_duration
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.training import PretrainSpec, SftSpec
 from nanochat.plan.stages import STAGES
@@ -132,7 +132,7 @@ def repetition_notes(stages: Sequence[StagePlan], chars: Mapping[str, int]) -> l
             if passes > _MANY_PASSES:
                 notes.append(
                     f"pretrain reads the text of {name} about {passes:,} times: beyond {_MANY_PASSES} passes a model "
-                    "mostly learns it by heart; lower `pretrain.horizon`, or add text"
+                    f"mostly learns it by heart; {_shorter(spec.stage, tokens, passes)}, or add text"
                 )
             elif passes > 1:
                 notes.append(f"pretrain reads the text of {name} about {passes} times")
@@ -160,6 +160,11 @@ def chat_repetition_notes(stages: Sequence[StagePlan], chars: Mapping[str, int])
             if passes > _MANY_PASSES:
                 notes.append(
                     f"sft reads the conversations of {item.source.name} {passes:,} times or more: the model learns the "
-                    "answers by heart; lower `sft.horizon`, or add chats"
+                    f"answers by heart; {_shorter(spec.stage, tokens, passes)}, or add chats"
                 )
     return notes
+
+
+def _shorter(stage: str, tokens: int, passes: int) -> str:
+    """Return the horizon with which a stage that makes `passes` of some text in `tokens` makes only a few of them."""
+    return f"lower `{stage}.horizon` (tokens: {show_count(tokens * _MANY_PASSES / passes)} are {_MANY_PASSES} passes)"

@@ -10,6 +10,9 @@ from nanochat.recipe.schema.field_types import Count, Fraction, InitFrom, Name, 
 from nanochat.recipe.schema.section import Section, StageSection
 from nanochat.tasks.table import SftTask
 
+MAX_REPEAT = 1000
+"""The largest `repeat` of a task of `sft`."""
+
 
 class Tokenizer(StageSection):
     """The tokenizer stage trains a byte-pair encoding."""
@@ -177,7 +180,7 @@ class SftData(Section):
     source's files and folders contain no split, all files belong to every split."""
     max_examples: Count | None = None
     """Use only the first examples, up to this number. Tasks that generate their examples generate this number."""
-    repeat: Annotated[int, Field(ge=1, le=1000)] = 1
+    repeat: Annotated[int, Field(ge=1, le=MAX_REPEAT)] = 1
     """How often each example of the task is in the mixture."""
     weight: Positive | None = None
     """Share of the mixture that comes from this task, relative to the weights of the other tasks. Give either all tasks

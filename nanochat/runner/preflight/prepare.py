@@ -23,6 +23,7 @@ from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.schema.recipe import Recipe
 from nanochat.runner.preflight.crop_estimate import crop_notes
 from nanochat.runner.preflight.hub_pins import with_pins
+from nanochat.runner.preflight.row_counts import count_examples
 from nanochat.runner.store.run_catalog import resolve_model
 from nanochat.runner.store.stage_cache import CacheLookup, UnresolvedStage, look_up_plan
 from nanochat.runner.store.verification import ModelFiles, model_to_start_from
@@ -94,6 +95,7 @@ def prepare(loaded: LoadedRecipe, base: Path, *, mac_bytes: int | None = None) -
         device_class=device,
         memory_bytes=mac_bytes,
         text_chars=lambda source: _text_chars(source, base),
+        count_examples=lambda item: count_examples(item, base=base),
         start_models=starts.configs,
     )
     return Prepared(

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from nanochat.inference.engine import prompt_limit
 from nanochat.plan.specs.training import RlSpec
+from nanochat.plan.text.mixture_notes import MixturePart, count_parts, describe_mixture, weight_warnings
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.stages.suites.suite_tasks import build_suite_task, open_suite_task
 from nanochat.tasks.base import Task
 from nanochat.tasks.mixture import TaskMixture
-from nanochat.tasks.table import mixture_counts
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import fit_for_completion
 from nanochat.train.rollouts import Prompt
@@ -45,11 +45,15 @@ def read_questions(spec: RlSpec, context: StageContext, tokenizer: Tokenizer, *,
         context.report_progress(0.0, f"reading {name}")
         seed = derive_seed(spec.seed, "rl", name)
         tasks.append(open_suite_task(item.suite, context, name, section="rl.data", seed=seed))
-    counts = mixture_counts([len(task) for task in tasks], [item.weight for item in spec.data.values()])
-    parts = ", ".join(f"{count:,} of {name}" for count, name in zip(counts, spec.data, strict=True))
-    context.log_line(f"an epoch has {several(sum(counts), 'question')}: {parts}")
+    parts = [
+        MixturePart(name=name, examples=len(task), weight=item.weight)
+        for task, (name, item) in zip(tasks, spec.data.items(), strict=True)
+    ]
+    context.log_line(describe_mixture(parts, "question"))
+    for warning in weight_warnings(parts, "rl.data", "question", can_repeat=False):
+        context.notify_user(f"warning: {warning}")
     seed = derive_seed(spec.seed, "rl", "questions")
-    mixture = TaskMixture(list(zip(tasks, counts, strict=True)), seed=seed)
+    mixture = TaskMixture(list(zip(tasks, count_parts(parts), strict=True)), seed=seed)
     order = random.Random(seed).sample(range(len(mixture)), len(mixture))
     return Questions(mixture, order, tokenizer, prompt_limit(context_len, spec.max_tokens))
 

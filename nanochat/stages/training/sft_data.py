@@ -20,6 +20,7 @@ from nanochat.errors import StageError
 from nanochat.model.low_memory.loss import IGNORED
 from nanochat.plan.specs.inputs import SftItem
 from nanochat.plan.specs.training import SftSpec
+from nanochat.plan.text.mixture_notes import MixturePart, count_parts, describe_mixture, weight_warnings
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.stages.suites.held_out_text import HeldOutBatch
@@ -27,7 +28,6 @@ from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
 from nanochat.tasks.conversations import Conversations
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED, TaskMixture, TaskSubset, take_shuffled
-from nanochat.tasks.table import mixture_counts
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import Conversation, render
 
@@ -81,12 +81,15 @@ def read_sft_data(spec: SftSpec, context: StageContext) -> SftData:
             held_out[item.name] = _hold_out_by_hash(item.name, task, item.validation_frac)
     if held_out:
         tasks = _without_held_out(tasks, spec.data, held_out, context)
-    available = [len(task) * item.repeat for task, item in zip(tasks, spec.data, strict=True)]
-    counts = mixture_counts(available, [item.weight for item in spec.data])
-    parts = ", ".join(f"{count:,} of {item.name}" for count, item in zip(counts, spec.data, strict=True))
-    context.log_line(f"an epoch has {several(sum(counts), 'conversation')}: {parts}")
-    seed = derive_seed(spec.seed, "sft", "mixture")
-    return SftData(TaskMixture(list(zip(tasks, counts, strict=True)), seed=seed), list(held_out.values()), refused)
+    parts = [
+        MixturePart(name=item.name, examples=len(task), repeat=item.repeat, weight=item.weight)
+        for task, item in zip(tasks, spec.data, strict=True)
+    ]
+    context.log_line(describe_mixture(parts, "conversation"))
+    for warning in weight_warnings(parts, "sft.data", "conversation", can_repeat=True):
+        context.notify_user(f"warning: {warning}")
+    seed, shares = derive_seed(spec.seed, "sft", "mixture"), zip(tasks, count_parts(parts), strict=True)
+    return SftData(TaskMixture(list(shares), seed=seed), list(held_out.values()), refused)
 
 
 def _build(item: SftItem, split: str, max_examples: int | None, seed: int, context: StageContext) -> Task:

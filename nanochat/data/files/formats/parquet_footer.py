@@ -1,11 +1,13 @@
-"""Column names of a parquet file, read from its footer without pyarrow, whose import would take most of a plan's time.
+"""Column names and number of rows of a parquet file, read from its footer without pyarrow, whose import takes long.
 
-The footer is a Thrift struct in the compact protocol (parquet-format: `FileMetaData`, with the schema as field 2).
+The footer is a Thrift struct in the compact protocol (parquet-format: `FileMetaData`, with the schema as field 2 and
+the number of rows as field 3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _MAGIC = b"PAR1"
@@ -20,6 +22,21 @@ def column_paths(path: Path) -> list[tuple[str, ...]]:
         ValueError: this is no parquet file, or its schema is damaged or longer than 1 MiB.
         OSError: the file cannot be read.
     """
+    footer = _find_field(path, 2)
+    with _as_value_error(path):
+        elements = [_element(footer) for _ in range(footer.list_header()[0])]
+        return list(_leaves(iter(elements)))
+
+
+def count_rows(path: Path) -> int:
+    """Return the number of rows. Raises as `column_paths`."""
+    footer = _find_field(path, 3)
+    with _as_value_error(path):
+        return footer.zigzag()
+
+
+def _find_field(path: Path, wanted: int) -> _Compact:
+    """Return a reader at the beginning of a field of the footer."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 8))
@@ -29,15 +46,20 @@ def column_paths(path: Path) -> list[tuple[str, ...]]:
             raise ValueError(f"{path}: no parquet footer")
         file.seek(size - 8 - length)
         footer = _Compact(file.read(min(length, _MAX_SCHEMA_BYTES)))
-    try:
+    with _as_value_error(path):
         for field, kind in footer.fields():
-            if field == 2:
-                elements = [_element(footer) for _ in range(footer.list_header()[0])]
-                return list(_leaves(iter(elements)))
+            if field == wanted:
+                return footer
             footer.skip(kind)
+    raise ValueError(f"{path}: no field {wanted} in the parquet footer")
+
+
+@contextmanager
+def _as_value_error(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (IndexError, StopIteration, RuntimeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: damaged parquet footer") from error
-    raise ValueError(f"{path}: no schema in the parquet footer")
 
 
 def _element(footer: _Compact) -> tuple[str, int]:
