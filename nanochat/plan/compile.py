@@ -17,6 +17,7 @@ from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.execution import derive_monitored, execution_spec
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.derive.model_shape import derive_recipe_model
+from nanochat.plan.derive.start_model import check_pretrain_start
 from nanochat.plan.estimate.dataset_sizes import ExampleCount, TextChars, builtin_chars, known_examples
 from nanochat.plan.estimate.device_classes import RATES, DeviceClass, usable_bytes
 from nanochat.plan.estimate.estimate import Estimate, total
@@ -114,11 +115,14 @@ def _derive(
     recipe, issues = loaded.recipe, PlanIssues()
     sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}
     config = derive_recipe_model(recipe, issues, knows_start="pretrain" in start_models)
+    if config is not None and (start := start_models.get("pretrain")) is not None and not issues.problems:
+        check_pretrain_start(recipe, start, config, issues)
+    given = Derivation(recipe=recipe, sources=sources, config=config, start_models=start_models, issues=issues)
     execution = execution_spec(recipe.run)
     monitored: Mapping[str, ExecutionSpec] = {}
-    specs = _derive_specs(recipe, sources, config, issues) if not issues.problems else []
+    specs = _derive_specs(given) if not issues.problems else []
     if not issues.problems:
-        monitored = derive_monitored(execution, _derivation(recipe, sources, config, specs, issues))
+        monitored = derive_monitored(execution, _after(given, specs))
     if not issues.problems:
         check_distributed(recipe.run.distributed, specs, config, issues)
     if issues.problems:
@@ -126,28 +130,20 @@ def _derive(
     return specs, {spec.stage: monitored.get(spec.stage, execution) for spec in specs}, issues.notes
 
 
-def _derive_specs(
-    recipe: schema.Recipe, sources: Mapping[str, SourceSpec], config: GPTConfig | None, issues: PlanIssues
-) -> list[StageSpec]:
+def _derive_specs(given: Derivation) -> list[StageSpec]:
     """Return the specifications of the recipe's stages, in the order in which they run."""
     specs: list[StageSpec] = []
     for stage in STAGES.values():
-        section = getattr(recipe, stage.name)
+        section = getattr(given.recipe, stage.name)
         if section is None:
             continue
-        specs.append(stage.derive(section, _derivation(recipe, sources, config, specs, issues)))
+        specs.append(stage.derive(section, _after(given, specs)))
     return specs
 
 
-def _derivation(
-    recipe: schema.Recipe,
-    sources: Mapping[str, SourceSpec],
-    config: GPTConfig | None,
-    specs: Sequence[StageSpec],
-    issues: PlanIssues,
-) -> Derivation:
-    pretrain = next((spec for spec in specs if isinstance(spec, PretrainSpec)), None)
-    return Derivation(recipe=recipe, sources=sources, config=config, pretrain=pretrain, issues=issues)
+def _after(given: Derivation, specs: Sequence[StageSpec]) -> Derivation:
+    """Return what a stage is derived from after the stages of `specs`."""
+    return replace(given, pretrain=next((spec for spec in specs if isinstance(spec, PretrainSpec)), None))
 
 
 def _estimate(

@@ -23,6 +23,7 @@ from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import lr_multiplier, muon_momentum, weight_decay_at
+from nanochat.plan.derive.start_model import model_differences
 from nanochat.plan.specs.job import Job
 from nanochat.plan.specs.training import PretrainSpec
 from nanochat.plurals import several
@@ -108,12 +109,12 @@ def _fit_vocabulary(planned: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
 def _load_init_model(spec: PretrainSpec, init_from: str, context: StageContext) -> tuple[FastGPT, Tokenizer]:
     folder = context.model_to_start_from(init_from)
     model, tokenizer = load_model_and_tokenizer(folder)
-    recipe_tokenizer = context.upstream("tokenizer")
-    if recipe_tokenizer is not None and load_tokenizer(recipe_tokenizer).model != tokenizer.model:
+    recipe_tokenizer, planned = context.upstream("tokenizer"), spec.model
+    if recipe_tokenizer is None:  # the recipe asks for no number of pieces
+        planned = dataclasses.replace(planned, vocab_size=tokenizer.vocab_size)
+    elif load_tokenizer(recipe_tokenizer).model != tokenizer.model:
         raise StageError(f"`init_from` {folder} was trained with a different tokenizer than this recipe's")
-    theirs, ours = model.config.to_dict(), _fit_vocabulary(spec.model, tokenizer).to_dict()
-    differences = [f"{name} {theirs[name]} there, {ours[name]} here" for name in theirs if theirs[name] != ours[name]]
-    if differences:
+    if differences := model_differences(model.config, _fit_vocabulary(planned, tokenizer)):
         raise StageError(f"`init_from` {folder} is not the model of this recipe: {'; '.join(differences)}")
     return model, tokenizer
 

@@ -34,6 +34,15 @@ def write(path: str, text: str, mode: str = "w") -> None:
         file.write(text)
 
 
+TINY: dict[str, object] = {
+    "sequence_len": 32,
+    "vocab_size": 300,
+    "n_layer": 1,
+    "n_head": 1,
+    "n_kv_head": 1,
+    "n_embd": 32,
+}
+TINY |= {"window_pattern": "L", "architecture": "seed"}
 job = read(sys.argv[1])
 folder, stage = job["stage_dir"], job["spec"]["stage"]
 base = os.path.dirname(os.path.dirname(os.path.dirname(folder)))
@@ -120,8 +129,10 @@ inputs = str([job["spec"], sorted(job["upstream"])])
 digest = f"{crc32(inputs.encode()):010d}{adler32(inputs.encode()):010d}"
 write(f"{folder}/out/weights.bin", digest)
 if stage in ("pretrain", "sft"):
-    for name in ("config.json", "model.safetensors", "tokenizer.model"):
+    for name in ("model.safetensors", "tokenizer.model"):
         write(f"{folder}/out/model/{name}", inputs)
+    model = job["spec"].get("model", TINY)
+    write(f"{folder}/out/model/config.json", to_json({"format": 1, "model": {k: v for k, v in model.items() if v}}))
 write(f"{folder}/out/timings.json", to_json({"seconds": time.time()}))
 metrics: dict[str, float] = {
     "tokenizer": {},

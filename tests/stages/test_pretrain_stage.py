@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -201,10 +202,11 @@ def test_pretrain_seed_changes_the_model(runs, make_pretrain_spec):
     assert losses[0] != losses[1]
 
 
-def test_pretrain_starts_from_a_given_model(runs, make_pretrain_spec, undisturbed):
+def test_pretrain_starts_from_a_given_model(runs, make_pretrain_spec, spec, undisturbed):
+    """A recipe without a tokenizer says nothing of the vocabulary, so that its default may be smaller than theirs."""
     given = undisturbed.out / "model"
-    frozen = OptimizerConfig(lr_scale=1e-30)
-    second_spec = make_pretrain_spec(steps=1, optimizer=frozen, init_from=str(given))
+    frozen, model = OptimizerConfig(lr_scale=1e-30), dataclasses.replace(spec.model, vocab_size=265)
+    second_spec = make_pretrain_spec(steps=1, optimizer=frozen, model=model, init_from=str(given))
     second = runs.run(second_spec, "second", upstream={})
     before, after = load_model(given), load_model(second.out / "model")
     for name, value in before.named_parameters().items():

@@ -100,12 +100,13 @@ def check(options: argparse.Namespace) -> None:
     """Validate every recipe, print its warnings, and raise one RecipeError with the problems of all of them."""
     from nanochat.plan.compile import compile_plan
     from nanochat.plan.sweeps import compile_sweep
+    from nanochat.runner.preflight.starting_weights import known_start_models
 
     problems = []
     for path in options.recipes:
         try:
             loaded = load_recipe(path, overrides_of(options))
-            compile_plan(loaded)
+            compile_plan(loaded, start_models=known_start_models(loaded.recipe, runtime.base_dir()))
             if loaded.recipe.sweep is not None:
                 compile_sweep(loaded, are_many_fine=options.yes)
         except RecipeError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.issues import PlanIssues
+from nanochat.plan.derive.start_model import start_model
 from nanochat.plan.specs.training import PretrainSpec
 from nanochat.plurals import several
 from nanochat.recipe.schema.recipe import Recipe
@@ -21,9 +22,15 @@ class Derivation:
     sources: Mapping[str, SourceSpec]
     config: GPTConfig | None
     """The recipe's model, if it describes one."""
-    pretrain: PretrainSpec | None
+    start_models: Mapping[str, GPTConfig]
+    """The models that stages with `init_from` start from, by stage, as far as they are known."""
+    pretrain: PretrainSpec | None = None
     """The recipe's own pretraining, whose batch and optimizer are the defaults of later stages."""
     issues: PlanIssues
+
+    def start_model(self, stage: str) -> GPTConfig | None:
+        """Return the model that a stage starts from, None if it is not known."""
+        return start_model(self.recipe, stage, self.start_models, self.config)
 
     @property
     def bpb_source(self) -> str | None:

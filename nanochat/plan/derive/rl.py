@@ -76,7 +76,7 @@ def _check(section: schema.Rl, given: Derivation) -> None:
     except re.error as error:
         message = f"`form` is not a regular expression: {error}"
         given.issues.refuse(("rl", "reward", "form"), "bad-format", message)
-    context = given.config.sequence_len if given.config is not None else None
-    if context is not None and section.max_tokens >= context:
+    start = given.start_model("rl")
+    if start is not None and section.max_tokens >= (context := start.sequence_len):
         message = f"answers of {section.max_tokens:,} tokens leave no room for questions in a context of {context:,}"
         given.issues.refuse(("rl", "max_tokens"), "sequence-too-long", message, advice=f"at most {context // 2}")

@@ -11,7 +11,7 @@ from nanochat.plan.derive import scaling
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs.inputs import SftItem
-from nanochat.plan.specs.training import PretrainSpec, SftSpec
+from nanochat.plan.specs.training import SftSpec
 from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema import recipe as schema
 
@@ -44,8 +44,8 @@ def derive_sft(section: schema.Sft, given: Derivation) -> SftSpec:
         tokens=tokens,
         epochs=epochs,
         minutes=section.horizon.minutes,
-        sequence_len=_sft_sequence_len(section, config, issues),
-        tokens_per_step=_sft_tokens_per_step(section, config, pretrain, issues),
+        sequence_len=_sft_sequence_len(section, given),
+        tokens_per_step=_sft_tokens_per_step(section, given),
         optimizer=replace(optimizer, lr_scale=optimizer.lr_scale * factor),
         constant_frac=constant_frac if section.schedule.constant_frac is None else section.schedule.constant_frac,
         final_frac=section.schedule.final_frac,
@@ -70,29 +70,30 @@ def _sft_horizon(
     return None, round(scaling.horizon_tokens(config, ratio=horizon.ratio, flops=horizon.flops)), None
 
 
-def _sft_sequence_len(section: schema.Sft, config: GPTConfig | None, issues: PlanIssues) -> int | None:
-    if config is None or section.sequence_len is None:
-        return section.sequence_len or (config.sequence_len if config else None)
-    if section.sequence_len > config.sequence_len:
-        issues.refuse(
-            ("sft", "sequence_len"),
+def _sft_sequence_len(section: schema.Sft, given: Derivation) -> int | None:
+    """Return the length of rows, None for the context of the weights that the recipe does not describe."""
+    rows = section.sequence_len or (given.config.sequence_len if given.config else None)
+    start = given.start_model("sft")
+    if rows is not None and start is not None and rows > start.sequence_len:
+        given.issues.refuse(
+            ("sft", "init_from" if section.sequence_len is None else "sequence_len"),
             "sequence-too-long",
-            f"rows of {section.sequence_len:,} tokens are longer than the model's context of {config.sequence_len:,}",
-            advice=f"at most {config.sequence_len} (`model.sequence_len`)",
+            f"rows of {rows:,} tokens are longer than the model's context of {start.sequence_len:,}",
+            advice=f"at most {start.sequence_len}{' (`model.sequence_len`)' if start == given.config else ''}",
         )
-    return section.sequence_len
+    return rows
 
 
-def _sft_tokens_per_step(
-    section: schema.Sft, config: GPTConfig | None, pretrain: PretrainSpec | None, issues: PlanIssues
-) -> int:
+def _sft_tokens_per_step(section: schema.Sft, given: Derivation) -> int:
+    pretrain, issues, start = given.pretrain, given.issues, given.start_model("sft")
     batch = section.tokens_per_step or (pretrain.tokens_per_step if pretrain else None)
     if batch is None:
         message = "`sft.tokens_per_step` is not given, and there is no `pretrain` section to take it from"
         advice = "add `tokens_per_step`, a multiple of the row length"
         issues.refuse(("sft",), "missing-field", message, advice=advice)
         return 1
-    rows = section.sequence_len or (config.sequence_len if config else None)
+    model = given.config or start
+    rows = section.sequence_len or (model.sequence_len if model else None)
     if rows is not None and (section.tokens_per_step or section.sequence_len):
         path: KeyPath = ("sft", "tokens_per_step" if section.tokens_per_step else "sequence_len")
         issues.check_whole_rows(path, batch, rows)

@@ -37,11 +37,11 @@ def check_plan(prepared: Prepared) -> PlanChecks:
     local = [source for source in sources.values() if source.builtin is None]
     reasons = dict(_find_unchecked(local, prepared.base))
     checked = {source.name for source in local} - reasons.keys()
-    problems: list[str] = []
+    problems = prepared.find_other_tokenizer()
     if checked:
         from nanochat.runner.preflight.data_checks import check_inputs  # imported only if there is something to check
 
-        problems = check_inputs(prepared.plan.stages, prepared.base, without=sources.keys() - checked)
+        problems += check_inputs(prepared.plan.stages, prepared.base, without=sources.keys() - checked)
     unchecked = {why: [name for name, reason in reasons.items() if reason == why] for why in reasons.values() if why}
     return PlanChecks(
         problems=tuple(problem for problem in problems if problem not in prepared.problems),

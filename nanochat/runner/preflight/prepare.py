@@ -12,21 +12,19 @@ from nanochat.data.files.digests import LineFilter
 from nanochat.data.files.file_selection import DataFile
 from nanochat.data.source_splits import document_files
 from nanochat.data.sources import SourceSpec, describe, digest
-from nanochat.errors import NanochatError, PreflightError, RecipeError
-from nanochat.model.config import GPTConfig
+from nanochat.errors import PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
 from nanochat.plan.estimate.dataset_sizes import builtin_chars
 from nanochat.plan.estimate.device_classes import DeviceClass
 from nanochat.plan.plan import Plan, StagePlan
-from nanochat.plan.stages import STAGES, training_stages
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.schema.recipe import Recipe
 from nanochat.runner.preflight.crop_estimate import crop_notes
 from nanochat.runner.preflight.hub_pins import with_pins
 from nanochat.runner.preflight.row_counts import count_examples
-from nanochat.runner.store.run_catalog import resolve_model
+from nanochat.runner.preflight.starting_weights import find_other_tokenizer, find_starting_weights
 from nanochat.runner.store.stage_cache import CacheLookup, UnresolvedStage, look_up_plan
-from nanochat.runner.store.verification import ModelFiles, model_to_start_from
+from nanochat.runner.store.verification import ModelFiles
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
 _CHARS_PER_COMPRESSED_BYTE = 4
@@ -59,6 +57,12 @@ class Prepared:
             if _digest(self.loaded.recipe, source, self.base) != stage.source_digests[source.name]:
                 raise PreflightError(f"{describe(source)} has changed since this run began; run the same command again")
 
+    def find_other_tokenizer(self) -> list[str]:
+        """Return that pretraining starts from weights with a different tokenizer, as far as that is known."""
+        if "pretrain" not in self.init_models or self.loaded.recipe.tokenizer is None:
+            return []
+        return list(find_other_tokenizer(self.init_models["pretrain"], self.look_up_cache()))
+
     def look_up_cache(self, forced: Collection[str] = ()) -> list[CacheLookup]:
         """Return, for each stage, whether it is cached, resumes or runs."""
         if self.problems:
@@ -88,7 +92,7 @@ def prepare(loaded: LoadedRecipe, base: Path, *, mac_bytes: int | None = None) -
             problems.extend(str(error).splitlines())
             return None
 
-    starts = _find_starting_weights(loaded.recipe, base)
+    starts = find_starting_weights(loaded.recipe, base)
     plan = compile_plan(
         loaded,
         digests=read_digest,
@@ -101,46 +105,12 @@ def prepare(loaded: LoadedRecipe, base: Path, *, mac_bytes: int | None = None) -
     return Prepared(
         base=base,
         loaded=loaded,
-        plan=replace(plan, notes=(*plan.notes, *starts.notes, *crop_notes(plan, base))),
+        plan=replace(plan, notes=(*plan.notes, *crop_notes(plan, base))),
         device_class=device,
         init_models=starts.folders,
         init_files=starts.files,
         problems=(*problems, *starts.problems),
     )
-
-
-@dataclass(frozen=True)
-class _StartingWeights:
-    """The weights that stages with `init_from` start from, each by its stage."""
-
-    folders: dict[str, Path] = field(default_factory=dict)
-    files: dict[str, ModelFiles] = field(default_factory=dict)
-    configs: dict[str, GPTConfig] = field(default_factory=dict)
-    """The models, as far as their configuration can be read."""
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def _find_starting_weights(recipe: Recipe, base: Path) -> _StartingWeights:
-    starts = _StartingWeights()
-    for name in STAGES:
-        reference = getattr(getattr(recipe, name), "init_from", None)
-        if reference is None:
-            continue
-        try:
-            folder = resolve_model(reference, base, prefer=_preferred_models(name))
-            starts.files[name] = model_to_start_from(folder, base, with_optimizer=STAGES[name].trains)
-        except NanochatError as error:
-            starts.problems.append(f"{name}.init_from: {error}")
-            continue
-        starts.folders[name] = folder
-        from nanochat.checkpoint.config_file import load_config  # here, because few recipes start from weights
-
-        try:
-            starts.configs[name] = load_config(folder)
-        except (OSError, PreflightError) as error:  # the stage refuses such a model
-            starts.notes.append(f"the cost of {name} is not known: {error}")
-    return starts
 
 
 def _digest(recipe: Recipe, source: SourceSpec, base: Path) -> str:
@@ -169,13 +139,6 @@ def _usable_lines(recipe: Recipe, source: SourceSpec) -> LineFilter | None:
     from nanochat.tasks.conversations import conversation_lines  # imported late: few recipes plan with local chats
 
     return conversation_lines(source)
-
-
-def _preferred_models(stage: str) -> list[str]:
-    """Return the training stages whose model a stage starts from, its usual upstream stages first."""
-    models = training_stages()
-    usual = [name for name in STAGES[stage].upstream if name in models]
-    return [*usual, *(name for name in models if name not in usual)]
 
 
 def _text_chars(source: SourceSpec, base: Path) -> int | None:

@@ -91,6 +91,8 @@ def _check_models(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[s
                 files.check()
         except PreflightError as error:
             yield f"{stage.name}.init_from: {error}"
+    if any(stage.name == "pretrain" for stage in stages):
+        yield from prepared.find_other_tokenizer()
 
 
 def _check_disk(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:

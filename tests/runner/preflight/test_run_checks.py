@@ -82,17 +82,6 @@ def test_memory_of_a_model_from_init_from_is_checked(bench):
     )
 
 
-def test_plan_says_why_the_cost_of_a_model_from_init_from_is_not_known(bench):
-    """The fake stage writes no configuration of a model."""
-    bench.run(last="pretrain")
-    (stored,) = (bench.base / "stages" / "pretrain").glob("*/out/model")
-    gone = ("tokenizer=null", "model=null", "pretrain=null", "base_eval=null", "chat_eval=null")
-    plan = bench.prepare(*gone, f"sft.init_from={stored}", "sft.tokens_per_step=64").plan
-    assert plan.stage("sft").estimate.seconds is None
-    (note,) = (note for note in plan.notes if note.startswith("the cost of sft is not known: "))
-    assert str(stored / "config.json") in note
-
-
 def test_tokenizer_estimate_uses_the_size_of_local_files(bench):
     """The 690 bytes on disk count, not the 2e9 characters that the recipe allows."""
     estimate = bench.prepare().plan.stage("tokenizer").estimate
