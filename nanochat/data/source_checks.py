@@ -13,8 +13,8 @@ from pathlib import Path
 from nanochat.data.documents import single_pass
 from nanochat.data.files.bad_rows import RowProblems, shown
 from nanochat.data.files.content_checks import why_without_text
-from nanochat.data.files.file_selection import list_reasons
 from nanochat.data.files.file_sizes import are_small
+from nanochat.data.files.selection.file_selection import list_reasons
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import Split, document_files, with_content
 from nanochat.data.sources import SourceSpec, as_preflight_error

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat.data.files.content_checks import check_file
-from nanochat.data.files.file_selection import DataFile, FileChoice, list_reasons
+from nanochat.data.files.file_kinds import FileKind
+from nanochat.data.files.selection.data_file import DataFile
+from nanochat.data.files.selection.file_selection import NO_ROWS, FileChoice, list_reasons
 from nanochat.data.sources import SourceSpec, describe, list_files
 from nanochat.data.splits import HELD_OUT_SPLITS, SPLIT_NAMES, canonical_split, may_be_held_out
 from nanochat.errors import PreflightError
@@ -48,7 +50,7 @@ def document_files(spec: SourceSpec, *, base: Path) -> DocumentFiles:
     Raises:
         PreflightError: the source or its validation shard is missing.
     """
-    choice = list_files(spec, base=base)
+    choice = list_files(spec, base=base, use="text")
     if spec.validation_shard is not None:
         return _with_shard(spec, spec.validation_shard, choice)
     if (note := _note_on_listed_files(choice.used, "train")) is not None:
@@ -85,8 +87,8 @@ def row_files(spec: SourceSpec, split: str, *, base: Path) -> FileChoice[Path]:
     """
     if spec.builtin is not None:
         raise PreflightError(f"{describe(spec)}: has no rows to read; give task data by `path` or `uri`")
-    choice = list_files(spec, base=base)
-    choice = choice.keep((file for file in choice.used if file.kind and file.kind.has_rows), "holds no rows")
+    choice = list_files(spec, base=base, use="rows")
+    choice = choice.keep((file for file in choice.used if file.kind and file.kind.has_rows), NO_ROWS)
     files = choice.used
     if not files:
         raise PreflightError(
@@ -111,7 +113,7 @@ def row_files(spec: SourceSpec, split: str, *, base: Path) -> FileChoice[Path]:
 
 def has_split(spec: SourceSpec, split: str, *, base: Path) -> bool:
     """Return whether a source has files of a split of their own, by their names."""
-    return bool(_of_splits(list_files(spec, base=base).used, split))
+    return bool(_of_splits(list_files(spec, base=base, use="rows").used, split))
 
 
 def with_content(choice: FileChoice[Path], why_left_out: Callable[[Path], str | None]) -> FileChoice[Path]:
@@ -139,13 +141,23 @@ def _note_on_listed_files(files: Files, split: str) -> str | None:
 def _with_note_on_names(choice: FileChoice[Path], split: str) -> FileChoice[Path]:
     """Return the choice with a note, if files are trained on although their names may mean test data."""
     doubtful = [
-        (file.path, f"the name may mean test data: rename it then, for example to `test{file.kind.suffix}`")
+        (file.path, f"the name may mean test data: {_remedy(file.kind)}")
         for file in choice.used
-        if file.split is None and file.kind is not None and not file.kind.is_code and may_be_held_out(file.path.stem)
+        if file.split is None
+        and file.kind is not None
+        and not file.kind.is_code
+        and (file.has_title or may_be_held_out(file.path.stem))
     ]
     if split != "train" or not doubtful:
         return choice
     return choice.keep(choice.used, "", f"trained on: {list_reasons(doubtful)}")
+
+
+def _remedy(kind: FileKind) -> str:
+    """Return how to hold out a file whose name may mean test data."""
+    if not kind.has_rows:
+        return "move it into a folder `test` then"
+    return f"rename it then, for example to `test{kind.suffix}`"
 
 
 def _known_splits(files: Files, is_known: bool) -> str:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from nanochat.data.files.content_checks import check_file
+from nanochat.data.files.content_checks import check_file, why_no_documents
 from nanochat.data.files.digests import MEMORY_FILE, LineFilter, remembered_digests
-from nanochat.data.files.file_selection import FileChoice, FileSelection, list_reasons
 from nanochat.data.files.file_sizes import are_small
-from nanochat.data.files.local_files import find_files, literal_path
+from nanochat.data.files.selection.file_selection import FileChoice, FileSelection, Use, list_reasons
+from nanochat.data.files.selection.local_files import find_files, literal_path
 from nanochat.data.hub import hub
 from nanochat.data.hub.hub_source import DEFAULT_REVISION, HubSource, is_on_hub
 from nanochat.data.places import addresses
@@ -55,6 +55,8 @@ class SourceSpec:
     dedup: Literal["exact"] | None = None
     validation_shard: str | None = None
     validation_hash_frac: float | None = None
+    read_as: Literal["text", "chats", "rows"] | None = None
+    """What the recipe reads the source as; None if it is several of these, or not known."""
 
 
 def describe(spec: SourceSpec) -> str:
@@ -70,10 +72,11 @@ def validation_frac(spec: SourceSpec) -> float:
     return stdlib_corpus.VALIDATION_FRAC if spec.builtin == "python-stdlib" else DEFAULT_VALIDATION_FRAC
 
 
-def list_files(spec: SourceSpec, *, base: Path) -> FileChoice[Path]:
+def list_files(spec: SourceSpec, *, base: Path, use: Use = "text") -> FileChoice[Path]:
     """Return the files of a source that are read, in their fixed order, and those left out; none for a built-in one.
 
-    For a hub data set, these are files of the downloaded copy. `source_splits` decides which files a split has.
+    For a hub data set, these are files of the downloaded copy, of which the first kind is read. `source_splits` decides
+    which files a split has.
 
     Raises:
         PreflightError: a path or pattern names nothing, no file has content, or the hub data set is not downloaded.
@@ -82,11 +85,15 @@ def list_files(spec: SourceSpec, *, base: Path) -> FileChoice[Path]:
         return FileChoice((), ())
     if spec.uri is not None and is_on_hub(spec.uri):
         snapshot = hub.cached(*_hub_files(spec, spec.uri), base=base)
-        choice = _selection(spec).select(snapshot.files, snapshot.left_out)
+        choice = _selection(spec).select(snapshot.files, snapshot.left_out, use=use)
         choice = replace(choice, notes=(*snapshot.notes, *choice.notes))
     else:
         try:
-            choice = _selection(spec).select(*find_files(local_paths(spec, base=base)))
+            choice = _selection(spec).select(
+                *find_files(local_paths(spec, base=base)),
+                use=use,
+                why_unusable=lambda file: why_no_documents(file.path, spec.column),
+            )
         except PreflightError as error:
             raise PreflightError(f"source `{spec.name}`: {error}") from None
     if not choice.used:
@@ -106,8 +113,11 @@ def local_paths(spec: SourceSpec, *, base: Path) -> tuple[str, ...]:
 
 
 def resolve_files(spec: SourceSpec, *, base: Path) -> tuple[Path, ...]:
-    """Return the paths of the files that `list_files` would read."""
-    return list_files(spec, base=base).paths
+    """Return the paths of the files that the recipe reads: for a source of text and rows, those of both."""
+    if spec.read_as is not None:
+        return list_files(spec, base=base, use="text" if spec.read_as == "text" else "rows").paths
+    uses: tuple[Use, ...] = ("text", "rows")
+    return tuple(sorted({path for use in uses for path in list_files(spec, base=base, use=use).paths}))
 
 
 def fetch(spec: SourceSpec, *, base: Path, offline: bool, progress: Progress | None = None) -> None:

@@ -88,6 +88,11 @@ class SplitLabel:
     split: str
     prefix: str = ""
 
+    @property
+    def part(self) -> tuple[str, str]:
+        """What the label says besides the split: the prefix, and what follows. `train_sft` and `test_sft` share it."""
+        return self.prefix, re.sub(f"^{_NAME}", "", self.label)
+
 
 def split_of_names(names: Iterable[str], *, is_data: bool = False) -> SplitLabel | None:
     """Return the split in the first of `names` that contains one, or None.

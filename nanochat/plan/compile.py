@@ -24,6 +24,7 @@ from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.fingerprint import identity
 from nanochat.plan.fitting import check_distributed
 from nanochat.plan.plan import Plan, StagePlan
+from nanochat.plan.source_reading import read_as
 from nanochat.plan.specs.base import StageName
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.job import StageSpec, stage_sources
@@ -113,7 +114,10 @@ def _derive(
 ) -> tuple[list[StageSpec], dict[StageName, ExecutionSpec], list[str]]:
     """Return the specifications of the stages, how each is executed, and the notes. Raises what is wrong at once."""
     recipe, issues = loaded.recipe, PlanIssues()
-    sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}
+    sources = {
+        name: replace(source_spec(name, section), read_as=read_as(recipe, name))
+        for name, section in recipe.sources.items()
+    }
     config = derive_recipe_model(recipe, issues, knows_start="pretrain" in start_models)
     if config is not None and (start := start_models.get("pretrain")) is not None and not issues.problems:
         check_pretrain_start(recipe, start, config, issues)

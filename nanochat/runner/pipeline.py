@@ -17,7 +17,7 @@ from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.recipe.show import resolved_yaml
 from nanochat.runner.display import Display
 from nanochat.runner.preflight.hub_pins import pin_sources
-from nanochat.runner.preflight.plan_report import plan_report_json, plan_report_text
+from nanochat.runner.preflight.plan_report import data_warnings, plan_report_json, plan_report_text
 from nanochat.runner.preflight.prepare import prepare, select_stages
 from nanochat.runner.preflight.run_checks import check_all
 from nanochat.runner.preflight.run_context import RunContext, RunRequest
@@ -189,7 +189,7 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, lis
     display, prepared, base, is_cell = context.display, context.prepared, context.request.base, context.request.is_cell
     if not is_cell:
         display.log_line("nothing to do: every stage is finished already")
-        for warning in prepared.loaded.warnings():  # no plan is shown that has them
+        for warning in (*prepared.loaded.warnings(), *data_warnings(prepared)):  # no plan is shown that has them
             display.log_line(f"warning: {warning}")
     cached = [(x, x.record) for x in context.lookups if isinstance(x, ResolvedStage) and x.record is not None]
     for lookup, record in cached if not is_cell else ():

@@ -19,7 +19,7 @@ import yaml
 
 from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.formats.json_lines import json_lines
-from nanochat.data.files.local_files import literal_path
+from nanochat.data.files.selection.local_files import literal_path
 from nanochat.data.places.file_names import show, why_refused
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe, local_paths
 from nanochat.errors import PreflightError, StageError

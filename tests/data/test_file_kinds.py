@@ -15,7 +15,10 @@ from nanochat.data.files.formats import streams
 from nanochat.data.files.formats.html_text import html_text
 from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.files.readers import read_texts, read_values
-from nanochat.data.sources import list_files
+from nanochat.data.files.selection.file_selection import NO_ROWS, OTHER_GROUP
+from nanochat.data.ingest.convert import convert
+from nanochat.data.source_splits import row_files
+from nanochat.data.sources import digest, list_files, resolve_files
 from nanochat.data.task_rows import iter_rows
 from nanochat.errors import StageError
 
@@ -48,8 +51,14 @@ def test_kind_of_other_files_is_unknown(name):
 @pytest.mark.parametrize(
     ("names", "used"),
     [
-        ("a.parquet b.jsonl.gz c.txt notes.md d.csv e.json main.py README.md", "a.parquet b.jsonl.gz c.txt"),
-        ("a.txt b.md c.html d.py meta.csv package.json README.md", "a.txt b.md c.html d.py"),
+        (
+            "a.parquet b.jsonl.gz c.txt notes.md d.csv e.json main.py README.md",
+            "README.md a.parquet b.jsonl.gz c.txt d.csv main.py notes.md",
+        ),
+        ("a.txt b.md c.html d.py meta.csv package.json README.md", "README.md a.txt b.md c.html d.py"),
+        ("a.jsonl meta.csv README.md", "a.jsonl"),
+        ("a.txt main.py README.md", "a.txt main.py"),
+        ("guide.md x.arrow y.tar", "guide.md"),
         ("guide.md main.py main.h main.c package.json README.md", "README.md guide.md main.c main.h main.py"),
         ("data.csv more.tsv info.json README.md LICENSE.txt", "data.csv more.tsv"),
         ("rows.json README.md", "rows.json"),
@@ -59,9 +68,10 @@ def test_kind_of_other_files_is_unknown(name):
         ("train/a.txt train/b.md train/c.html", "train/a.txt train/b.md train/c.html"),
     ],
 )
-def test_folder_gives_the_files_of_the_first_group_of_kinds(files, base, names, used):
+def test_folder_gives_its_texts_and_the_rows_that_have_the_column(files, base, names, used):
+    """A table is left out if its header lacks the column; a file of rows that is damaged is not."""
     for name in names.split():
-        files.text(f"data/{name}", "content")
+        files.text(f"data/{name}", "text" if name == "d.csv" else "content")
     choice = list_files(files.source("data"), base=base)
     assert [str(path.relative_to(files.folder / "data")) for path in choice.paths] == used.split()
     assert choice.found == len(names.split()) and all(reason for _, reason in choice.left_out)
@@ -72,6 +82,72 @@ def test_pattern_that_tells_the_suffix_reads_files_beside_those_of_other_kinds(f
         files.text(f"data/{name}", "content")
     choice = list_files(files.source("data/*.md", "data/main.py", "data"), base=base)
     assert [path.name for path in choice.paths] == ["README.md", "a.jsonl", "b.md", "main.py"]
+
+
+NOTES = {
+    "note.md": "text of a note",
+    "page.html": "<p>text of a page</p>",
+    "row.jsonl": '{"text": "text of a row"}\n',
+    "cell.csv": "number,text\n1,text of a cell\n",
+    "chat.jsonl": '{"messages": [{"role": "user", "content": "q"}]}\n',
+    "sum.tsv": "month\tsum\nMay\t3\n",
+    "other.parquet": None,
+}
+
+
+def test_texts_of_a_folder_are_read_in_every_form_and_what_has_none_is_named(files, base):
+    for name, content in NOTES.items():
+        files.text(f"notes/{name}", content) if content else files.parquet(f"notes/{name}", ["x"], column="body")
+    source = files.source("notes", validation_hash_frac=0.0)
+    choice = list_files(source, base=base)
+    assert sorted(path.name for path, reason in choice.missed) == ["chat.jsonl", "other.parquet", "sum.tsv"]
+    assert {reason for _, reason in choice.missed} == {
+        "without the key or column `text`, which holds the documents; `column` names another one"
+    }
+    for path in choice.paths:
+        if path.suffix == ".csv":
+            convert(path, base=base)
+    read = [text for split in ("train", "validation") for text in single_pass(source, split, base=base)]
+    assert sorted(text.strip() for text in read) == [f"text of a {name}" for name in ("cell", "note", "page", "row")]
+    body = list_files(files.source("notes", column="body"), base=base)
+    assert [path.name for path in body.paths] == ["note.md", "other.parquet", "page.html"]
+
+
+def test_rows_of_a_folder_are_those_of_one_kind_and_notes_are_named(files, base):
+    for name, content in NOTES.items():
+        if content:
+            files.text(f"notes/{name}", content)
+    choice = row_files(files.source("notes"), "train", base=base)
+    assert [path.name for path in choice.paths] == ["chat.jsonl", "row.jsonl"]
+    assert {path.name: reason for path, reason in choice.missed} == {
+        "note.md": NO_ROWS, "page.html": NO_ROWS, "cell.csv": OTHER_GROUP, "sum.tsv": OTHER_GROUP
+    }  # fmt: skip
+    for name in ("row.jsonl", "chat.jsonl"):
+        (files.folder / "notes" / name).unlink()
+    assert [path.name for path in row_files(files.source("notes"), "train", base=base).paths] == ["cell.csv", "sum.tsv"]
+
+
+@pytest.mark.parametrize(
+    ("read_as", "names"),
+    [("text", "cell.csv note.md row.jsonl"), ("chats", "row.jsonl"), (None, "cell.csv note.md row.jsonl")],
+)
+def test_files_that_count_for_a_source_are_those_that_its_recipe_reads(files, base, read_as, names):
+    for name in ("note.md", "row.jsonl", "cell.csv"):
+        files.text(f"notes/{name}", NOTES[name])
+    source = files.source("notes", read_as=read_as)
+    assert [path.name for path in resolve_files(source, base=base)] == names.split()
+    before = digest(source, base=base)
+    files.text("notes/note.md", "another text")
+    assert (digest(source, base=base) == before) == (read_as == "chats")
+
+
+def test_rows_that_all_lack_the_column_are_not_left_out_by_their_headers(files, base):
+    """The checks before a run name the columns that they have."""
+    files.text("data/a.jsonl", '{"body": "x"}\n')
+    files.text("data/b.csv", "body\nx\n")
+    choice = list_files(files.source("data"), base=base)
+    assert [path.name for path in choice.paths] == ["a.jsonl"]
+    assert choice.left_out == ((files.folder / "data/b.csv", OTHER_GROUP),)
 
 
 ROWS = [{"text": f"row {i} é", "number": i} for i in range(50)]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.data.documents import single_pass
-from nanochat.data.files.file_selection import COPY
+from nanochat.data.files.selection.file_selection import COPY
 from nanochat.data.source_splits import document_files, has_split, row_files
 from nanochat.data.sources import SourceSpec, list_files
 from nanochat.data.task_rows import iter_rows
@@ -185,11 +185,44 @@ def test_names_that_differ_only_in_the_split_tell_it(files, base):
     assert len(document_files(files.source("code"), base=base).train) == 2
 
 
-def test_note_on_a_doubtful_name_suggests_a_name_with_the_suffix_of_the_file(files, base):
+def test_note_on_a_doubtful_name_says_how_to_hold_the_file_out(files, base):
     for name in ("test drive.md", "day.md"):
         files.text(f"notes/{name}", name)
     (note,) = document_files(files.source("notes"), base=base).choice.notes
-    assert note == "trained on: test drive.md (the name may mean test data: rename it then, for example to `test.md`)"
+    assert note == "trained on: test drive.md (the name may mean test data: move it into a folder `test` then)"
+    files.text("notes/test/drive.md", "test")
+    assert names_of(document_files(files.source("notes"), base=base).validation) == ["drive.md"]
+    files.jsonl("rows/test drive.jsonl", [{"text": "x"}])
+    (note,) = document_files(files.source("rows"), base=base).choice.notes
+    assert note.endswith("(the name may mean test data: rename it then, for example to `test.jsonl`)")
+
+
+@pytest.mark.parametrize(
+    ("names", "held_out"),
+    [
+        ("a.md b.md test.md", ""),
+        ("a.txt b.txt validation.txt dev.txt my_test_data.txt", ""),
+        ("a.md dev-notes.md train-to-paris.md", ""),
+        ("a.txt valid.txt train.txt", "valid.txt"),
+        ("wiki.train.txt wiki.valid.txt blood_test.txt", "wiki.valid.txt"),
+        ("train.jsonl test.md", "test.md"),
+        ("a.md test.jsonl", "test.jsonl"),
+        ("a.md test/b.md dev/c.md", "b.md"),
+        ("a.md validation/b.md dev-notes/c.md", "b.md"),
+        ("train/a.md dev/c.md", "c.md"),
+        ("main.py test.py train.py eval.py", ""),
+        ("main.py test/a.py", ""),
+        ("train/a.py test/a.py", "a.py"),
+    ],
+)
+def test_name_of_a_text_is_a_title_unless_a_train_belongs_to_it(files, base, names, held_out):
+    """A note on tests must not become the whole validation. A folder of texts named test or validation is held out."""
+    for number, name in enumerate(names.split()):
+        content = json.dumps({"text": name}) if name.endswith("jsonl") else f"x = {number}\n"
+        files.text(f"notes/{name}", content)
+    chosen = document_files(files.source("notes"), base=base)
+    assert sorted(names_of(chosen.validation)) == held_out.split()
+    assert len(chosen.train) + len(held_out.split()) == len(names.split())
 
 
 def test_list_files_reads_the_same_rows_once(files, base):
@@ -240,6 +273,23 @@ SPELLINGS = {
 SUFFIXES = ["txt", "TXT", "jsonl", "Jsonl", "parquet", "md", "pdf", "jsonl.gz"]
 
 
+def split_of_entry(name, split, entries):
+    """Return the split of an entry as the rules say. The name of a text alone is a title, unless `train` is beside it.
+
+    The names of texts for training above have no prefix, or a prefix of their own.
+    """
+    is_text = name.lower().endswith(("txt", "md"))
+    is_in_folder = any(part in ("test", "validation") for part in Path(name).parts[:-1])
+    is_plain = Path(name).name.lower().removeprefix("._").startswith(("test.", "test_0.", "valid.", "dev.", "val-0"))
+    visible = [other for other in entries if not any(part.startswith(".") for part in Path(other).parts)]
+    trained = any(
+        entries[other][0] == "train" and not Path(other).name.startswith("y-")
+        for other in visible
+        if "pdf" not in other
+    )
+    return None if split != "train" and is_text and not is_in_folder and not (is_plain and trained) else split
+
+
 @st.composite
 def folders(draw):
     """Yield (path, split, is_empty) of files, and (path, target) of links to files and folders."""
@@ -268,7 +318,7 @@ def write_folder(folder, entries, links):
         else:
             content = (json.dumps({"text": text}) if "json" in path.name.lower() else text).encode()
             path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-        texts[text] = split, path
+        texts[text] = split_of_entry(name, split, entries), path
     for link in links:
         target = next(iter(texts.values()))[1] if link == "again" else folder
         path = folder / (link + target.suffix)

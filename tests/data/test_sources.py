@@ -53,7 +53,7 @@ def test_resolve_files_and_digest_name_a_path_that_matches_nothing(files, base, 
 
 def test_list_files_follows_links_once_and_skips_hidden_names(files, base):
     """A link leads to a folder beside it, another one back to the folder itself."""
-    for name in ("folder/a.txt", "folder/B.TXT", "folder/c.pdf", "folder/.git/d.txt", "folder/._a.txt", "beside/e.txt"):
+    for name in ("folder/a.txt", "folder/B.TXT", "folder/c.png", "folder/.git/d.txt", "folder/._a.txt", "beside/e.txt"):
         files.text(name, name)
     (files.folder / "folder/linked").symlink_to("../beside")
     (files.folder / "folder/loop").symlink_to(".")
@@ -62,7 +62,7 @@ def test_list_files_follows_links_once_and_skips_hidden_names(files, base):
     assert {path.name: why for path, why in choice.left_out} == {
         ".git": "hidden",
         "._a.txt": "hidden",
-        "c.pdf": "neither text nor rows, by its suffix",
+        "c.png": "neither text nor rows, by its suffix",
     }
     assert choice.found == 6
 

@@ -169,3 +169,22 @@ def test_job_of_every_stage_survives_json(compiled: Compile) -> None:
     for stage in compiled().stages:
         job = Job(spec=stage.spec, execution=stage.execution, stage_dir="/stage", upstream={"tokenizer": "/out"})
         assert Job.model_validate_json(job.model_dump_json()) == job
+
+
+@pytest.mark.parametrize(
+    ("uses", "expected"),
+    [
+        (("pretrain.data.mine={}",), "text"),
+        (("base_eval.suites.mine={task: bpb, source: mine}",), "text"),
+        (("sft.data.mine={task: conversations, source: mine}",), "chats"),
+        (("sft.data.mine={task: gsm8k, source: mine}",), "rows"),
+        (("run.monitor.evaluate.suites.mine={task: mmlu, source: mine}",), "rows"),
+        (("run.monitor.evaluate.suites.mine={task: mmlu, source: mine}", "pretrain.data.mine={}"), "text"),
+        (("sft.data.mine={task: conversations, source: mine}", "pretrain.data.mine={}"), None),
+        (("sft.data.mine={task: simple_spelling, source: mine}",), None),
+    ],
+)
+def test_plan_says_what_each_source_is_read_as(compiled: Compile, uses: tuple[str, ...], expected: str | None) -> None:
+    plan = compiled("sources.mine={path: folder}", *uses)
+    sources = [source for stage in plan.stages for source in stage.read_sources if source.name == "mine"]
+    assert sources and {source.read_as for source in sources} == {expected}

@@ -143,7 +143,7 @@ def test_fingerprint_depends_on_the_digest_of_starting_weights(compiled: Compile
 def test_fingerprint_is_the_sha256_of_canonical_json(compiled: Compile) -> None:
     """The document of the tokenizer by hand: vocabulary and source differ from their defaults, and it has no seed."""
     text = (
-        '{"code":3,"fields":{"tokenizer.source":"stdlib","tokenizer.vocab_size":2048},'
+        '{"code":4,"fields":{"tokenizer.source":"stdlib","tokenizer.vocab_size":2048},'
         '"sources":{"stdlib":"digest of stdlib"},"stage":"tokenizer","upstream":{}}'
     )
     expected = hashlib.sha256(text.encode()).hexdigest()
@@ -202,7 +202,7 @@ def test_explain_names_changed_inputs_and_code(compiled: Compile, monkeypatch: p
     old = document(stage, {"tokenizer": "a"})
     monkeypatch.setitem(STAGES, "pretrain", replace(STAGES["pretrain"], code_version=99))
     new = document(replace(compiled().stage("pretrain"), source_digests={"stdlib": "other"}), {"tokenizer": "b"})
-    assert explain(old, new) == ["code version 7 -> 99", "source `stdlib` changed", "upstream tokenizer changed"]
+    assert explain(old, new) == ["code version 8 -> 99", "source `stdlib` changed", "upstream tokenizer changed"]
     replaced = document(compiled("sft.init_from=x").stage("sft"), {"init_from": "w"})
     assert explain(document(compiled().stage("sft"), {"pretrain": "p"}), replaced) == [
         "upstream init_from added",

@@ -37,22 +37,52 @@ def test_source_uses_count_files_and_name_those_left_out_by_reason(tmp_path: Pat
     (tmp_path / "a.txt").write_text("x" * 2048)
     (tmp_path / ".cache").mkdir()
     for i in range(5):
-        (tmp_path / f"{i}.pdf").write_text("x")
+        (tmp_path / f"{i}.png").write_text("x")
     assert _lines(_documents(tmp_path)) == [
         "docs: 1 of 7 files, 2.00 KiB; left out: .cache (hidden); "
-        "0.pdf, 1.pdf, 2.pdf and 2 more (neither text nor rows, by its suffix)"
+        "0.png, 1.png, 2.png and 2 more (neither text nor rows, by its suffix)"
     ]
 
 
-def test_source_uses_name_texts_that_lie_beside_rows_and_are_not_read(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
-    for name in ("notes.md", "page.html", "page.xml"):
-        (tmp_path / name).write_text("<p>x</p>")
-    reason = "beside files of a kind that is read first; name it or its suffix to read it"
-    for look_inside in (False, True):
-        (line,) = _lines(_documents(tmp_path), look_inside=look_inside)
-        assert line.startswith("docs: 1 of 4 files, ")
-        assert line.endswith(f"; left out: notes.md, page.html, page.xml ({reason})")
+def test_source_uses_warn_of_texts_and_rows_that_are_not_read(tmp_path: Path) -> None:
+    """Pictures and hidden files are only named in the plan."""
+    for name in ("a.md", "b.PDF", "c.docx", "d.json", "e.png", ".hidden.md"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "chats.jsonl").write_text('{"question": "q", "answer": "a"}\n')
+    documents, (item, _) = _documents(tmp_path), _chat_inputs(tmp_path)
+    source = SourceSpec(name="docs", path=(str(tmp_path),))
+    (use,) = source_uses([documents], base=Path("base"))
+    assert use.warnings == [
+        "source `docs`: 4 files with text or rows are not read: b.PDF, c.docx, d.json, chats.jsonl; the plan says why"
+    ]
+    assert use.describe().endswith(
+        "; left out: .hidden.md (hidden); b.PDF, c.docx (a document of another program: save it as text or as a page); "
+        "e.png (neither text nor rows, by its suffix); "
+        "d.json (beside files of a kind that is read first; name it or its suffix to read it); "
+        "chats.jsonl (without the key or column `text`, which holds the documents; `column` names another one)"
+    )
+    (use,) = source_uses([item.model_copy(update={"source": source, "split": "train"})], base=Path("base"))
+    assert (
+        "a.md" in use.warnings[0] and "a.md (holds no rows)" in use.describe() and "chats.jsonl" not in use.warnings[0]
+    )
+    (use,) = source_uses([documents, item.model_copy(update={"source": source, "split": "train"})], base=Path("base"))
+    assert "a.md" not in use.warnings[0] and "chats.jsonl" not in use.warnings[0]
+
+
+def test_source_uses_doubt_a_tiny_validation_that_only_a_name_chose(tmp_path: Path) -> None:
+    (tmp_path / "train.md").write_text("x" * 5000)
+    (tmp_path / "test.md").write_text("x" * 49)
+    (use,) = source_uses([_documents(tmp_path)], base=Path("base"))
+    assert use.warnings == [
+        "source `docs`: by the names of its files, the whole validation is test.md, 49 B beside 4.88 KiB; rename the "
+        "file if it is text to train on, or set `validation`"
+    ]
+    shard = SourceSpec(name="docs", path=(str(tmp_path),), validation_shard="test.md")
+    (use,) = source_uses([WeightedSource(source=shard, weight=1)], base=Path("base"))
+    assert use.warnings == []
+    (tmp_path / "test.md").write_text("x" * 50)
+    (use,) = source_uses([_documents(tmp_path)], base=Path("base"))
+    assert use.warnings == []
 
 
 def test_source_uses_name_the_files_of_the_validation(tmp_path: Path) -> None:

@@ -42,6 +42,16 @@ def test_run_with_nothing_to_do_warns_of_a_field_without_effect(finished):
     assert "warning: --set model.depth=8: `model.depth` has no effect beside" in finished.display.text
 
 
+def test_run_warns_of_notes_that_are_not_read_also_if_every_stage_is_cached(bench):
+    (bench.folder / "chats").mkdir()
+    (bench.folder / "chats.jsonl").rename(bench.folder / "chats/a.jsonl")
+    (bench.folder / "chats/note.md").write_text("not a chat")
+    for shown in ("\nwarnings\n  - {}", "warning: {}"):
+        bench.run(f"sources.chats.path={bench.folder}/chats")
+        warning = "source `chats`: 1 file with text or rows is not read: note.md; the plan says why"
+        assert shown.format(warning) in bench.display.text
+
+
 def test_changed_field_runs_only_the_stages_that_depend_on_it(finished):
     """Name, execution, tracking and description decide no result."""
     finished.calls()

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from nanochat.data.files.bad_rows import RowProblems
 from nanochat.data.files.cursors import START
 from nanochat.data.files.digests import LineFilter
-from nanochat.data.files.file_kinds import reader_of
-from nanochat.data.files.file_selection import EMPTY, NO_USABLE_ROW
+from nanochat.data.files.file_kinds import FileKind, kind_of, reader_of
 from nanochat.data.files.formats.json_lines import JsonLine, json_lines, parse_line
 from nanochat.data.files.formats.parquet_batches import open_parquet
+from nanochat.data.files.formats.parquet_footer import column_paths
 from nanochat.data.files.formats.readable_file import ReadableFile
+from nanochat.data.files.formats.streams import raw_lines
 from nanochat.data.files.readers import decode_line, read_texts
+from nanochat.data.files.selection.file_selection import EMPTY, NO_COLUMN, NO_USABLE_ROW, OTHER_GROUP
 from nanochat.errors import PreflightError, StageError
 
+_SAMPLED_LINES = 100
 _MAX_POINTER_BYTES = 1024
 _POINTER_START = b"version https://git-lfs.github.com/spec/v1"
 
@@ -63,6 +69,37 @@ def has_rows(file: ReadableFile) -> bool:
     if reader_of(file.path) == "parquet":
         return bool(open_parquet(file).metadata.num_rows)
     return next(json_lines(file.path), None) is not None
+
+
+def why_no_documents(path: Path, column: str) -> str | None:
+    """Return why a file with rows that lies beside other texts gives no document: it has no such key or column.
+
+    Looks at the beginning of the file. A file that is damaged has no such reason; its reader reports it.
+    """
+    status = path.stat()
+    return _why_no_documents(path, column, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)  # the files of a source are listed several times
+def _why_no_documents(path: Path, column: str, size: int, mtime_ns: int) -> str | None:
+    del size, mtime_ns  # a changed file is looked at again
+    try:
+        match kind_of(path):
+            case FileKind(reader="parquet"):
+                has_column = column in {names[0] for names in column_paths(path)}
+            case FileKind(reader="json lines"):
+                values = [
+                    value for line in islice(raw_lines(path, 0), _SAMPLED_LINES) if (value := parse_line(line)[0])
+                ]
+                has_column = not values or any(isinstance(value, dict) and column in value for value in values)
+            case FileKind(format=".csv" | ".tsv"):
+                names = re.split(r"[,;|\t]", next(raw_lines(path, 0), b"").decode("utf-8-sig", "replace"))
+                has_column = column in {name.strip(' \r\n"') for name in names}
+            case _:
+                return OTHER_GROUP
+    except (OSError, ValueError, PreflightError, StageError):
+        return None
+    return None if has_column else f"{NO_COLUMN} `{column}`, which holds the documents; `column` names another one"
 
 
 def document_lines(column: str) -> LineFilter:

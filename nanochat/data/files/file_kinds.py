@@ -14,7 +14,7 @@ Compression = Literal["gzip", "zstd", "bz2", "xz"]
 Reader = Literal["parquet", "json lines", "text lines", "html", "xml", "converted"]
 """How a file is read. A `converted` file is first copied into parquet files of our own."""
 Group = Literal["rows", "text", "tables", "json", "archives"]
-"""In a folder, the files of the first of these groups are read, because the others often only describe them."""
+"""Of a data set, the files of the first of these groups are read, because the others often only describe them."""
 
 
 class _Format(NamedTuple):
@@ -51,6 +51,25 @@ _FORMATS: dict[str, _Format] = {
     **{f".{name}": _Format("text lines", "text", is_code=True) for name in _CODE},
 }
 """All formats by their suffixes. Of files with the same text in several formats, the first one here is read."""
+_UNREAD_DOCUMENTS = {
+    *(
+        ".doc",
+        ".docx",
+        ".epub",
+        ".ipynb",
+        ".key",
+        ".mobi",
+        ".numbers",
+        ".odp",
+        ".ods",
+        ".odt",
+        ".pages",
+        ".pdf",
+        ".ppt",
+    ),
+    *(".pptx", ".ps", ".rtf", ".xls", ".xlsx", ".zip", ".7z", ".rar", ".tgz", ".db", ".sqlite"),
+}
+"""Suffixes of files that hold text but are not read here."""
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 GROUPS: tuple[Group, ...] = ("rows", "text", "tables", "json", "archives")
 
@@ -128,6 +147,11 @@ def reader_of(path: PurePath) -> Reader | None:
     """Return the reader of a file, None if its kind is unknown."""
     kind = kind_of(path)
     return kind.reader if kind is not None else None
+
+
+def is_unread_document(path: PurePath) -> bool:
+    """Return whether a file of unknown kind probably holds text, by its suffix."""
+    return kind_of(path) is None and path.suffix.lower() in _UNREAD_DOCUMENTS
 
 
 def stem_of(path: PurePath | str) -> str:

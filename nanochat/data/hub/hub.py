@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from nanochat.data.files.file_selection import DataFile, FileSelection
+from nanochat.data.files.selection.data_file import DataFile
+from nanochat.data.files.selection.file_selection import FileSelection
 from nanochat.data.hub.access import endpoint, read_token
 from nanochat.data.hub.download import download
 from nanochat.data.hub.hub_source import HubSource, is_commit

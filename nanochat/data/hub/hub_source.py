@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from nanochat.data.files.file_kinds import lower_suffix
-from nanochat.data.files.file_selection import AnyPath, DataFile, contains_suffix
+from nanochat.data.files.selection.data_file import AnyPath, DataFile
+from nanochat.data.files.selection.file_selection import contains_suffix
 from nanochat.data.places.file_names import show
 from nanochat.errors import PreflightError
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from nanochat.data.files.file_kinds import kind_of
-from nanochat.data.files.file_selection import split_of_file
 from nanochat.data.files.formats.json_lines import found_type, parse_line
+from nanochat.data.files.selection.data_file import split_of_file
 from nanochat.data.ingest.row_tables import FoundRow, Row, UnreadableFileError
 
 _NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")

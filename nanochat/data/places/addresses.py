@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from nanochat.data.files.file_selection import FileSelection
+from nanochat.data.files.selection.file_selection import FileSelection
 from nanochat.data.places import buckets
 from nanochat.data.places.archives import is_archive, unpack
 from nanochat.data.places.attempts import StatusError, TemporaryError

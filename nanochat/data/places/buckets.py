@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nanochat.data.files.file_selection import DataFile, FileSelection, list_reasons
+from nanochat.data.files.selection.data_file import DataFile
+from nanochat.data.files.selection.file_selection import FileSelection, list_reasons
 from nanochat.data.places.file_names import find_conflict, show, why_refused
 from nanochat.data.places.transfer import Progress, check_room
 from nanochat.errors import PreflightError
@@ -92,13 +93,15 @@ def _list(uri: str, selection: FileSelection) -> tuple[Any, dict[PurePosixPath, 
         if entry["type"] == "file" and (".." in below.parts or not any(part[0] == "." for part in below.parts)):
             files[below] = (name, _checked_size(below, entry["size"]))
     _check_names(map(str, files))
-    choice = selection.select(DataFile(below, below, size) for below, (_, size) in files.items())
-    if not choice.used:
+    found = [DataFile(below, below, size) for below, (_, size) in files.items()]
+    choice = selection.select(found, use="text")
+    paths = sorted({*choice.paths, *selection.select(found, use="rows").paths})
+    if not paths:
         reasons = f"; left out: {list_reasons(choice.left_out)}" if choice.left_out else ""
         raise PreflightError(f"{uri}: no data file there{reasons}; check the address")
-    if (name := find_conflict(map(str, choice.paths))) is not None:
+    if (name := find_conflict(map(str, paths))) is not None:
         raise ValueError(f"{show(name)} is a file as well as a folder")
-    return system, {below: files[below][0] for below in choice.paths}
+    return system, {below: files[below][0] for below in paths}
 
 
 def _check_names(names: Iterable[str]) -> None:

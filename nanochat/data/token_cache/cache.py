@@ -46,7 +46,8 @@ from nanochat.storage.files import delete_scratch
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.pieces import IntArray
 
-FORMAT = 3
+FORMAT = 4
+"""Raised when files change their form, or when the same source gives other documents in a split."""
 
 _BATCH_DOCUMENTS = 64
 _SMALL_VOCABULARY = 1 << 16

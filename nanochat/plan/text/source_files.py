@@ -10,9 +10,9 @@ from pydantic import JsonValue
 
 from nanochat.data.files.content_checks import has_rows, why_without_text
 from nanochat.data.files.file_kinds import reader_of
-from nanochat.data.files.file_selection import EMPTY, FileChoice, list_names, list_reasons, short_names
 from nanochat.data.files.file_sizes import count_texts
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS
+from nanochat.data.files.selection.file_selection import EMPTY, FileChoice, list_names, list_reasons, short_names
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import DocumentFiles, document_files, has_split, row_files, with_content
 from nanochat.data.sources import SourceSpec, list_files
@@ -26,6 +26,10 @@ from nanochat.tasks.table import TASKS
 
 _COUNTED_BYTES = 1 << 28
 """Documents of larger text files are not counted, because that would take more than seconds."""
+_NAMED_IN_WARNINGS = 6
+_TINY_BYTES = 1 << 16
+_TINY_SHARE = 0.01
+"""Validation files that are smaller than both, the share being that of the text, are doubted."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,31 @@ class SourceUse:
         files: the files read by at least one stage, and those that none of them reads.
         unit: what a row of the files is: `document` or `row`.
         rows: the number of documents or rows in the files; None if they have not been looked into.
+        is_local: whether the recipe gives the files by their paths. Of a data set, files that are not read are usual.
+        doubts: sentences on files whose use may not be what the user wants.
     """
 
     source: str
     files: FileChoice[Path]
     unit: str
     rows: int | None = None
+    is_local: bool = True
+    doubts: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
         """The size of the files read, in bytes."""
         return sum(file.size for file in self.files.used)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know before a run: files that are left out although they hold text, and doubts."""
+        warnings = list(self.doubts)
+        if self.is_local and (missed := [path for path, _ in self.files.missed]):
+            names = list_names(short_names(missed, self.files.paths), most=_NAMED_IN_WARNINGS)
+            what = f"{several(len(missed), 'file')} with text or rows {'is' if len(missed) == 1 else 'are'} not read"
+            warnings.insert(0, f"source `{self.source}`: {what}: {names}; the plan says why")
+        return warnings
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the files as JSON values."""
@@ -55,6 +73,7 @@ class SourceUse:
             "bytes": self.size,
             "left_out": {str(path): reason for path, reason in self.files.left_out},
             "notes": list(self.files.notes),
+            "warnings": list(self.warnings),
         }
 
     def describe(self) -> str:
@@ -85,6 +104,7 @@ def source_uses(inputs: Iterable[Input], *, base: Path, look_inside: bool = Fals
                 use = _name_form(use, item.source, base, is_planning=not look_inside)
         except (PreflightError, StageError):
             continue
+        use = replace(use, is_local=item.source.uri is None)
         known = uses.get(use.source)
         uses[use.source] = use if known is None else _join(known, use)
     return list(uses.values())
@@ -94,12 +114,12 @@ def _use(item: Input, base: Path) -> SourceUse:
     source = item.source
     match item:
         case WeightedSource() | BpbSuiteSpec():
-            return SourceUse(source.name, _with_validation(document_files(source, base=base)), "document")
+            return _use_of_documents(source, document_files(source, base=base))
         case CoreSuiteSpec():
-            files = list_files(source, base=base)
+            files = list_files(source, base=base, use="rows")
             return SourceUse(source.name, FileChoice(files.used, ()), "row")
     if TASKS[item.task].reads == "words":
-        return SourceUse(source.name, list_files(source, base=base), "row")
+        return SourceUse(source.name, list_files(source, base=base, use="text"), "row")
     split = parse_split(item.split or TASKS[item.task].eval_split)[0]
     use = SourceUse(source.name, row_files(source, split, base=base), "row")
     if isinstance(item, QuestionsSuiteSpec) and item.num_fewshot:
@@ -112,12 +132,20 @@ def _use(item: Input, base: Path) -> SourceUse:
     return use
 
 
-def _with_validation(files: DocumentFiles) -> FileChoice[Path]:
-    """Return the files of a source of documents with a note that names those of the validation."""
+def _use_of_documents(source: SourceSpec, files: DocumentFiles) -> SourceUse:
+    """Return the use of a source of documents with a note that names the files of the validation."""
     if not files.validation:
-        return files.choice
+        return SourceUse(source.name, files.choice, "document")
     names = list_names(short_names([file.path for file in files.validation], files.choice.paths))
-    return replace(files.choice, notes=(*files.choice.notes, f"validation: {names}"))
+    choice = replace(files.choice, notes=(*files.choice.notes, f"validation: {names}"))
+    held_out, trained = (sum(file.size for file in group) for group in (files.validation, files.train))
+    if source.validation_shard is not None or held_out >= min(_TINY_BYTES, _TINY_SHARE * trained):
+        return SourceUse(source.name, choice, "document")
+    doubt = (
+        f"source `{source.name}`: by the names of its files, the whole validation is {names}, {show_bytes(held_out)} "
+        f"beside {show_bytes(trained)}; rename the file if it is text to train on, or set `validation`"
+    )
+    return SourceUse(source.name, choice, "document", doubts=(doubt,))
 
 
 def _join(a: SourceUse, b: SourceUse) -> SourceUse:
@@ -130,7 +158,8 @@ def _join(a: SourceUse, b: SourceUse) -> SourceUse:
         tuple(dict.fromkeys((*a.files.notes, *b.files.notes))),
     )
     is_same = a.files.paths == b.files.paths and a.unit == b.unit
-    return SourceUse(a.source, files, a.unit, a.rows if is_same else None)
+    doubts = tuple(dict.fromkeys((*a.doubts, *b.doubts)))
+    return SourceUse(a.source, files, a.unit, a.rows if is_same else None, a.is_local and b.is_local, doubts)
 
 
 def _name_form(use: SourceUse, source: SourceSpec, base: Path, *, is_planning: bool) -> SourceUse:

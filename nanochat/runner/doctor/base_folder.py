@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nanochat import runtime
-from nanochat.data.files.file_selection import list_names
+from nanochat.data.files.selection.file_selection import list_names
 from nanochat.errors import PreflightError
 from nanochat.plan.quantities import show_bytes
 from nanochat.plurals import several

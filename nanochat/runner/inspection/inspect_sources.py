@@ -50,7 +50,8 @@ class SourceReport:
     def facts(self) -> list[str]:
         """The files, remarks and previews of the source, as lines of text."""
         previews = [line for preview in self.previews for line in describe_preview(preview)]
-        return [*(use.describe() for use in self.uses), *self.remarks, *previews]
+        warnings = [f"warning: {warning}" for use in self.uses for warning in use.warnings]
+        return [*(use.describe() for use in self.uses), *warnings, *self.remarks, *previews]
 
 
 def inspect_sources(prepared: Prepared, name: str | None, *, limit: int) -> Iterator[SourceReport]:

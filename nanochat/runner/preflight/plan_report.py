@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from pydantic import JsonValue
 
-from nanochat.data.files.file_selection import list_names, short_names
+from nanochat.data.files.selection.file_selection import list_names, short_names
 from nanochat.data.ingest.pending import Conversion, plan_conversions
 from nanochat.data.ingest.store import FOLDER
 from nanochat.plan.quantities import show_bytes
@@ -44,6 +44,8 @@ def plan_report_text(
     text = render_plan(prepared.plan, _statuses(lookups, selected))
     if uses := _source_uses(prepared):
         text += f"\n{titled_lines('data', (use.describe() for use in uses))}\n"
+    if warnings := [warning for use in uses for warning in use.warnings]:
+        text += f"\n{titled_lines('warnings', warnings)}\n"
     if conversions := _conversions(prepared, lookups, selected):
         title = f"to convert before the first stage (under {prepared.base / FOLDER})"
         text += f"\n{titled_lines(title, map(_conversion_line, conversions))}\n"
@@ -56,6 +58,11 @@ def plan_report_text(
         problems = "\n".join(f"  - {problem}" for problem in checks.problems)
         text += f"\nproblems to fix before the run can start\n{problems}\n"
     return text
+
+
+def data_warnings(prepared: Prepared) -> list[str]:
+    """Return what the user should know about the data, such as notes that are not read, for a run without a plan."""
+    return [warning for use in _source_uses(prepared) for warning in use.warnings]
 
 
 def _source_uses(prepared: Prepared) -> list[SourceUse]:

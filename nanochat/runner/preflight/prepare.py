@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nanochat.data.files.content_checks import document_lines
 from nanochat.data.files.digests import LineFilter
-from nanochat.data.files.file_selection import DataFile
+from nanochat.data.files.selection.data_file import DataFile
 from nanochat.data.source_splits import document_files
 from nanochat.data.sources import SourceSpec, describe, digest
 from nanochat.errors import PreflightError, RecipeError
@@ -18,7 +18,6 @@ from nanochat.plan.estimate.dataset_sizes import builtin_chars
 from nanochat.plan.estimate.device_classes import DeviceClass
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.recipe.load import LoadedRecipe
-from nanochat.recipe.schema.recipe import Recipe
 from nanochat.runner.preflight.crop_estimate import crop_notes
 from nanochat.runner.preflight.hub_pins import with_pins
 from nanochat.runner.preflight.row_counts import count_examples
@@ -54,7 +53,7 @@ class Prepared:
     def check_sources(self, stage: StagePlan) -> None:
         """Raise a PreflightError if the data that a stage reads have changed since the recipe was prepared."""
         for source in stage.sources:
-            if _digest(self.loaded.recipe, source, self.base) != stage.source_digests[source.name]:
+            if _digest(source, self.base) != stage.source_digests[source.name]:
                 raise PreflightError(f"{describe(source)} has changed since this run began; run the same command again")
 
     def find_other_tokenizer(self) -> list[str]:
@@ -87,7 +86,7 @@ def prepare(loaded: LoadedRecipe, base: Path, *, mac_bytes: int | None = None) -
 
     def read_digest(source: SourceSpec) -> str | None:
         try:
-            return _digest(loaded.recipe, source, base)
+            return _digest(source, base)
         except PreflightError as error:
             problems.extend(str(error).splitlines())
             return None
@@ -113,28 +112,17 @@ def prepare(loaded: LoadedRecipe, base: Path, *, mac_bytes: int | None = None) -
     )
 
 
-def _digest(recipe: Recipe, source: SourceSpec, base: Path) -> str:
-    return digest(source, base=base, lines=_usable_lines(recipe, source))
+def _digest(source: SourceSpec, base: Path) -> str:
+    return digest(source, base=base, lines=_usable_lines(source))
 
 
-def _usable_lines(recipe: Recipe, source: SourceSpec) -> LineFilter | None:
-    """Return the filter of a source's usable lines, which are those of documents or of chats.
-
-    None for a source of other rows, of both, or without a path on this machine.
-    """
+def _usable_lines(source: SourceSpec) -> LineFilter | None:
+    """Return the filter of a source's usable lines; None for rows of other tasks, or without a path on this machine."""
     if source.path is None:
         return None
-    tasks = {item.task for item in recipe.sft.data.values() if item.source == source.name} if recipe.sft else set()
-    suites = [*(recipe.base_eval.suites.values() if recipe.base_eval else ())]
-    suites += recipe.chat_eval.suites.values() if recipe.chat_eval else ()
-    suites += [*recipe.rl.data.values(), *recipe.rl.held_out.values()] if recipe.rl else ()
-    tasks |= {suite.task for suite in suites if getattr(suite, "source", None) == source.name} - {"bpb"}
-    if not tasks:
+    if source.read_as == "text":
         return document_lines(source.column)
-    is_document = source.name in (recipe.pretrain.data if recipe.pretrain else ()) or (
-        recipe.tokenizer is not None and recipe.tokenizer.source == source.name
-    )
-    if tasks != {"conversations"} or is_document:
+    if source.read_as != "chats":
         return None
     from nanochat.tasks.conversations import conversation_lines  # imported late: few recipes plan with local chats
 

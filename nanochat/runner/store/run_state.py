@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from nanochat.data.files.local_files import literal_path
+from nanochat.data.files.selection.local_files import literal_path
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.stages import STAGES

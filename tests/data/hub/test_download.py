@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.data.documents import single_pass
-from nanochat.data.files.file_selection import COPY, DataFile, FileSelection
+from nanochat.data.files.selection.data_file import DataFile
+from nanochat.data.files.selection.file_selection import COPY, FileSelection
 from nanochat.data.hub import hub
 from nanochat.data.hub.hub_source import HubSource
 from nanochat.data.sources import (

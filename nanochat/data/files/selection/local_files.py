@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanochat.data.files.file_kinds import READABLE, kind_of, lower_suffix
-from nanochat.data.files.file_selection import HIDDEN, DataFile, contains_suffix, split_of_file
+from nanochat.data.files.selection.data_file import DataFile, split_of_file
+from nanochat.data.files.selection.file_selection import HIDDEN, contains_suffix
 from nanochat.errors import PreflightError
 
 _HELD_OUT_RANKS = {"validation": 1, "dev": 1, "test": 2}

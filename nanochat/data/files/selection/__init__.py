@@ -1,0 +1,1 @@
+"""Which files a source has, and which of them are read."""

@@ -1,0 +1,39 @@
+"""What a recipe reads a source as: the name of the source occurs in its data, tasks and suites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from nanochat.recipe.schema.recipe import Recipe
+from nanochat.tasks.table import TASKS
+
+_SECTIONS = ("base_eval", "sft", "rl", "chat_eval")
+
+
+def read_as(recipe: Recipe, name: str) -> Literal["text", "chats", "rows"] | None:
+    """Return what a source is read as; None if it is several of these, words or a bundle. An unused one is text.
+
+    Suites that only monitor training must not change what is computed: they count for a source without another use.
+    """
+    sections = [getattr(recipe, section) for section in _SECTIONS]
+    tasks = {task for section in sections for task in _tasks(section, ("data", "held_out", "suites"), name)}
+    is_document = name in (recipe.pretrain.data if recipe.pretrain else ()) or (
+        recipe.tokenizer is not None and recipe.tokenizer.source == name
+    )
+    if not tasks and not is_document:
+        tasks = {*_tasks(recipe.run.monitor.evaluate, ("suites", "chat_suites"), name)}
+    readings = {TASKS[task].reads for task in tasks}
+    if readings <= {"documents"}:
+        return "text"
+    if is_document or readings != {"rows"}:
+        return None
+    return "chats" if tasks == {"conversations"} else "rows"
+
+
+def _tasks(owner: object, fields: Sequence[str], name: str) -> Iterator[str]:
+    """Yield the tasks that read a source, in the mixtures and suites of a section."""
+    for field in fields:
+        for item in getattr(owner, field, {}).values():
+            if getattr(item, "source", None) == name:
+                yield item.task
