@@ -163,7 +163,7 @@ def load(
         RecipeError: there is no such model.
         PreflightError: a file of the model is missing or damaged, or there is no such device.
     """
-    from nanochat.runner.store.verification import find_model
+    from nanochat.runner.store.run_catalog import find_model
 
     folder = find_model(str(model), runtime.base_dir(base_dir))
     is_late = "mlx.core" in sys.modules and not runtime.is_prepared()

@@ -154,8 +154,6 @@ def run(
     loaded, base = _load_one(recipe, overrides), runtime.base_dir(base_dir)
     runtime.disable_telemetry()
     request = RunRequest(
-        recipe=Path(loaded.reference),
-        overrides=loaded.overrides,
         base=base,
         folder=Path.cwd(),
         command=loaded.command(),
@@ -164,7 +162,7 @@ def run(
         last=last,
         force=tuple(force),
     )
-    return Run(pipeline.run_recipe(request, _Callbacks(on_line, on_progress)), base)
+    return Run(pipeline.run_recipe(loaded, request, _Callbacks(on_line, on_progress)), base)
 
 
 class _Callbacks:

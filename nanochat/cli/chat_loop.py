@@ -93,7 +93,7 @@ def _read_input() -> str:
 def _open_session(options: argparse.Namespace) -> ChatSession:
     chosen = runtime.prepare(device=options.device)
     from nanochat.inference.chat_session import ChatSession
-    from nanochat.runner.store.verification import find_model
+    from nanochat.runner.store.run_catalog import find_model
 
     folder = find_model(options.model, runtime.base_dir())
     settings = ChatSettings(**{field.name: getattr(options, field.name) for field in fields(ChatSettings)})

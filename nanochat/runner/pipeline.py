@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanochat.errors import BUG, OK, ExpectationError, InterruptedRun, LockError, NanochatError, RecipeError
-from nanochat.recipe.load import LoadedRecipe, load_recipe
+from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.show import resolved_yaml
 from nanochat.runner.display import Display
 from nanochat.runner.preflight.hub_pins import pin_sources
@@ -31,25 +31,28 @@ from nanochat.runner.store.locks import is_locked, stage_lock
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.run_state import RunTracking
-from nanochat.runner.store.session import Session, close_dead_runs, find_resumable_run, open_session, plan_digest
+from nanochat.runner.store.session import (
+    Session,
+    close_dead_runs,
+    find_resumable_run,
+    new_run,
+    open_session,
+    plan_digest,
+)
 from nanochat.runner.store.stage_cache import ResolvedStage
 from nanochat.runner.upload.upload_run import tracking_of, upload_rest, uploading
 from nanochat.runtime import check_base_dir
 from nanochat.storage.files import is_no_permission, write_text
 
 
-def run_recipe(request: RunRequest, display: Display) -> Run:
-    """Run the stages of a recipe that are not finished yet and return the run. `display` shows lines and progress.
-
-    The class of a NanochatError says how the run ended, see `errors`. The message of InterruptedRun is one line.
-    """
-    return run_loaded(load_recipe(request.recipe, request.overrides), request, display)
-
-
-def run_loaded(
+def run_recipe(
     loaded: LoadedRecipe, request: RunRequest, display: Display, interrupts: Interrupts | None = None
 ) -> Run:
-    """Do the same for a recipe that is loaded. With `interrupts`, the caller handles the signals."""
+    """Run the stages of a recipe that are not finished yet and return the run. `display` shows lines and progress.
+
+    With `interrupts`, the caller handles the signals. The class of a NanochatError says how the run ended, see
+    `errors`. The message of InterruptedRun is one line.
+    """
     if pinned := pin_sources(loaded, request.base):
         display.log_line(pinned)
     prepared = prepare(loaded, request.base)
@@ -142,19 +145,16 @@ def _record_failure(error: BaseException, session: Session, context: RunContext,
 @contextmanager
 def _open(context: RunContext, tracking: RunTracking) -> Iterator[Session]:
     prepared, request = context.prepared, context.request
-    with open_session(
+    state = new_run(
         prepared.plan,
+        prepared.loaded,
+        prepared.init_models,
         base=request.base,
-        recipe=prepared.loaded.path,
-        overrides=request.overrides,
         tracking=tracking,
         command=request.command,
         sweep=request.sweep,
-        init_digests=prepared.init_digests,
-        init_models=prepared.init_models,
-        is_new=bool(context.forced),
-        is_cached=not context.to_run,
-    ) as session:
+    )
+    with open_session(state, request.base, is_new=bool(context.forced), is_cached=not context.to_run) as session:
         folder, shown = session.folder, (prepared, context.lookups, context.selected)
         write_text(folder.resolved, resolved_yaml(prepared.loaded))
         write_text(folder.plan_text, plan_report_text(*shown))
@@ -195,7 +195,7 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, lis
     for lookup, record in cached if not is_cell else ():
         display.log_line(cache_line(lookup.stage.name, lookup, record))
     records: dict[str, StageRecord] = {lookup.stage.name: record for lookup, record in cached}
-    name, digest = prepared.plan.recipe_name, plan_digest(prepared.plan, prepared.init_digests)
+    name, digest = prepared.plan.recipe_name, plan_digest(prepared.plan, prepared.init_models)
     previous = find_resumable_run(name, digest, base)
     computed_here = previous is not None and any(e.status != "cached" and e.folder for e in previous.state.stages)
     has_upload = computed_here or tracking.registered_name is not None

@@ -130,7 +130,7 @@ def _look_up(
     context: RunContext, stage: StagePlan, records: dict[str, StageRecord], *, is_held: bool = False
 ) -> ResolvedStage:
     digests = {upstream: record.output_digest for upstream, record in records.items()}
-    if (model := context.prepared.init_files.get(stage.name)) is not None:
+    if (model := context.prepared.init_models.get(stage.name)) is not None:
         digests[INIT_FROM] = model.digest
     return look_up_stage(
         stage,
@@ -162,7 +162,7 @@ def _compute_stage(
         base=base,
         title=entry.title,
         upstream={stage: earlier.out for stage, earlier in session.state.folders(base).items()},
-        init_model=context.prepared.init_models.get(name),
+        init_model=model.folder if (model := context.prepared.init_models.get(name)) is not None else None,
         inputs=_inputs(context, session, lookup.stage, records),
         origin=_origin(context, session, records) if STAGES[name].exports else "",
         is_forced=name in context.forced,
@@ -191,7 +191,7 @@ def _inputs(
     context: RunContext, session: Session, stage: StagePlan, records: dict[str, StageRecord]
 ) -> dict[Path, FileDigest]:
     """Return the digests that the files loaded by a stage must have."""
-    model = context.prepared.init_files.get(stage.name)
+    model = context.prepared.init_models.get(stage.name)
     inputs = dict(model.files) if model is not None else {}
     folders = session.state.folders(context.request.base)
     for name in stage.upstream:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nanochat.recipe.load import load_recipe
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.preflight.run_context import RunRequest
 from nanochat.runner.store.run_catalog import Run
@@ -24,10 +25,10 @@ def run_dry(make_display: Callable[[], Any]) -> Callable[..., tuple[Run, Any]]:
     ) -> tuple[Run, Any]:
         display = make_display()
         display.on_progress = on_progress
-        changes |= {"command": "nanochat-run recipes/dry_run.yaml", "overrides": ("tracking.kind=none", *overrides)}
-        request = RunRequest(recipe=RECIPES / "dry_run.yaml", base=base, folder=base, **changes)
+        loaded = load_recipe(RECIPES / "dry_run.yaml", ("tracking.kind=none", *overrides))
+        request = RunRequest(base=base, folder=base, command="nanochat-run recipes/dry_run.yaml", **changes)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("NANOCHAT_BASE_DIR", str(base))
-            return run_recipe(request, display), display
+            return run_recipe(loaded, request, display), display
 
     return run

@@ -26,6 +26,7 @@ from nanochat.plan.specs.base import Spec
 from nanochat.plan.specs.inputs import WeightedSource
 from nanochat.plan.specs.job import Job, StageSpec
 from nanochat.plan.stages import STAGES, Stage
+from nanochat.recipe.load import load_recipe
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS, Recipe, StageSection
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.preflight.run_context import RunRequest
@@ -123,10 +124,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def run_once(recipe: Path, *overrides: str) -> tuple[str, str]:
     """Return what the run displays, and its report."""
     folder, child_command = recipe.parent, (sys.executable, __file__)
-    paths = {"recipe": recipe, "base": folder / "base", "folder": folder}
-    request = RunRequest(**paths, command="nanochat-run", overrides=overrides, child_command=child_command)
+    request = RunRequest(base=folder / "base", folder=folder, command="nanochat-run", child_command=child_command)
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        run = run_recipe(request, PlainDisplay())
+        run = run_recipe(load_recipe(recipe, overrides), request, PlainDisplay())
     return output.getvalue(), run.folder.report.read_text()
 
 

@@ -80,20 +80,18 @@ class Bench:
         self.base.mkdir(exist_ok=True)
         (self.base / "control.json").write_text(json.dumps(how))
 
-    def request(self, *overrides: str, **changes: Any) -> RunRequest:
+    def request(self, **changes: Any) -> RunRequest:
         return RunRequest(
-            recipe=self.recipe,
             base=self.base,
             folder=self.folder,
             command="nanochat-run tiny.yaml",
-            overrides=overrides,
             child_command=self.child_command,
             **changes,
         )
 
     def run(self, *overrides: str, **changes: Any) -> Run:
         self.display = self.make_display()
-        return run_recipe(self.request(*overrides, **changes), self.display)
+        return run_recipe(self.load(*overrides), self.request(**changes), self.display)
 
     def load(self, *overrides: str) -> LoadedRecipe:
         return load_recipe(self.recipe, overrides)

@@ -193,7 +193,7 @@ def test_signal_stops_the_stage_and_the_same_command_resumes_it(bench):
     bench.control(pretrain="wait")
     bench.interrupt()
     with pytest.raises(InterruptedRun) as caught:
-        run_recipe(bench.request(), bench.display)
+        run_recipe(bench.load(), bench.request(), bench.display)
     assert str(caught.value) == "2-pretrain: stopped at step 2; suite a is kept; continue with: nanochat-run tiny.yaml"
     run = list_runs(bench.base)[-1]
     assert (run.state.status, run.state.entry("pretrain").status) == ("interrupted", "interrupted")
@@ -222,7 +222,7 @@ def test_signal_to_a_stage_that_cannot_save_claims_nothing_saved(bench, how, tim
     bench.control(pretrain=how)
     bench.interrupt(times=times)
     with pytest.raises(error, match=message):
-        run_recipe(bench.request(), bench.display)
+        run_recipe(bench.load(), bench.request(), bench.display)
     assert list_runs(bench.base)[-1].state.status == status
 
 

@@ -35,7 +35,7 @@ def test_failed_interrupted_and_resumed_run_is_one_mlflow_run(tracked):
     """Every step is logged once, and statuses, artifacts, tags and inputs are in place."""
     tracked.control(pretrain="fail")
     with pytest.raises(StageError):
-        run_recipe(tracked.request(), tracked.display)
+        run_recipe(tracked.load(), tracked.request(), tracked.display)
     runs, _ = shown(tracked)
     assert {name: run.info.status for name, run in runs.items()} == {
         "tiny": "FAILED",
@@ -45,7 +45,7 @@ def test_failed_interrupted_and_resumed_run_is_one_mlflow_run(tracked):
     tracked.control(pretrain="wait")
     tracked.interrupt()
     with pytest.raises(InterruptedRun):
-        run_recipe(tracked.request(), tracked.display)
+        run_recipe(tracked.load(), tracked.request(), tracked.display)
     runs, _ = shown(tracked)
     assert (runs["tiny"].info.status, runs["2-pretrain"].info.status) == ("KILLED", "KILLED")
     before = {name: run.info.run_id for name, run in runs.items()}

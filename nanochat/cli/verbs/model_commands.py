@@ -69,7 +69,7 @@ def export_model(options: argparse.Namespace) -> None:
     from nanochat.export.folder import write_export
     from nanochat.export.weights import Quantization
     from nanochat.runner.report.origin import origin_of_model
-    from nanochat.runner.store.verification import find_model
+    from nanochat.runner.store.run_catalog import find_model
 
     base = runtime.base_dir()
     model_folder = find_model(options.model, base)

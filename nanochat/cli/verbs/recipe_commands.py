@@ -25,7 +25,7 @@ _CACHED_HERE = (
 def run(options: argparse.Namespace) -> None:
     """Run a recipe, or all cells of its sweep."""
     from nanochat.cli.progress import make_display
-    from nanochat.runner.pipeline import run_loaded
+    from nanochat.runner.pipeline import run_recipe
     from nanochat.runner.preflight.run_context import RunRequest
 
     loaded = load_recipe(options.recipe, overrides_of(options))
@@ -41,18 +41,16 @@ def run(options: argparse.Namespace) -> None:
         raise RecipeError("`--fail-fast` and `--yes` are for sweeps, and this recipe has no section `sweep`")
     display = make_display()
     request = RunRequest(
-        recipe=options.recipe,
         base=runtime.base_dir(),
         folder=Path.cwd(),
         command=command_to_continue(options.arguments),
-        overrides=overrides_of(options),
         only=options.only,
         first=options.first,
         last=options.last,
         force=tuple(options.force),
     )
     try:
-        run_loaded(loaded, request, display)
+        run_recipe(loaded, request, display)
     finally:
         display.clear_progress()
 

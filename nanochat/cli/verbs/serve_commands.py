@@ -10,8 +10,7 @@ from nanochat import runtime
 from nanochat.api.models import open_engine
 from nanochat.errors import RecipeError
 from nanochat.runner.report.results import list_results
-from nanochat.runner.store.run_catalog import find_run
-from nanochat.runner.store.verification import find_model
+from nanochat.runner.store.run_catalog import find_model, find_run
 from nanochat.storage.layout import CONFIG_FILE
 
 if TYPE_CHECKING:  # MLX is imported after `runtime.prepare`

@@ -81,9 +81,9 @@ def existing_tokenizer(prepared: Prepared) -> Tokenizer | None:
             if (damage := damage_to_read(lookup.folder, lookup.record, path)) is not None:
                 raise PreflightError(f"{path} {damage}; run the recipe, which computes the tokenizer again")
             return Tokenizer.load(path)
-    for model, files in prepared.init_files.items():
-        files.check()
-        if (path := prepared.init_models[model] / TOKENIZER_FILE).is_file():
+    for model in prepared.init_models.values():
+        model.check()
+        if (path := model.folder / TOKENIZER_FILE).is_file():
             return Tokenizer.load(path)
     return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -38,17 +38,10 @@ class Prepared:
     loaded: LoadedRecipe
     plan: Plan
     device_class: DeviceClass
-    init_models: dict[str, Path] = field(default_factory=dict)
-    """The folder with the initial weights of each stage that has `init_from`."""
-    init_files: dict[str, ModelFiles] = field(default_factory=dict)
-    """The size, time and digest of each file in these folders."""
+    init_models: Mapping[str, ModelFiles]
+    """The initial weights of each stage that has `init_from`."""
     problems: tuple[str, ...] = ()
     """Inputs that are missing. While there are any, the state of the cache is unknown."""
-
-    @property
-    def init_digests(self) -> dict[str, str]:
-        """The digest of the initial weights of each stage that has `init_from`."""
-        return {stage: files.digest for stage, files in self.init_files.items()}
 
     def check_sources(self, stage: StagePlan) -> None:
         """Raise a PreflightError if the data that a stage reads have changed since the recipe was prepared."""
@@ -60,13 +53,13 @@ class Prepared:
         """Return that pretraining starts from weights with a different tokenizer, as far as that is known."""
         if "pretrain" not in self.init_models or self.loaded.recipe.tokenizer is None:
             return []
-        return list(find_other_tokenizer(self.init_models["pretrain"], self.look_up_cache()))
+        return list(find_other_tokenizer(self.init_models["pretrain"].folder, self.look_up_cache()))
 
     def look_up_cache(self, forced: Collection[str] = ()) -> list[CacheLookup]:
         """Return, for each stage, whether it is cached, resumes or runs."""
         if self.problems:
             return [UnresolvedStage(stage=stage, reason="some inputs are missing") for stage in self.plan.stages]
-        return look_up_plan(self.plan, base=self.base, init_digests=self.init_digests, forced=forced)
+        return look_up_plan(self.plan, base=self.base, init_models=self.init_models, forced=forced)
 
 
 def prepare(loaded: LoadedRecipe, base: Path, *, mac_bytes: int | None = None) -> Prepared:
@@ -106,8 +99,7 @@ def prepare(loaded: LoadedRecipe, base: Path, *, mac_bytes: int | None = None) -
         loaded=loaded,
         plan=replace(plan, notes=(*plan.notes, *crop_notes(plan, base))),
         device_class=device,
-        init_models=starts.folders,
-        init_files=starts.files,
+        init_models=starts.models,
         problems=(*problems, *starts.problems),
     )
 

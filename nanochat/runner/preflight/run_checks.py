@@ -87,8 +87,8 @@ def _check_models(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[s
     """Yield which file of a model to start from is damaged, after comparing the content of all."""
     for stage in stages:
         try:
-            if (files := prepared.init_files.get(stage.name)) is not None:
-                files.check()
+            if (model := prepared.init_models.get(stage.name)) is not None:
+                model.check()
         except PreflightError as error:
             yield f"{stage.name}.init_from: {error}"
     if any(stage.name == "pretrain" for stage in stages):

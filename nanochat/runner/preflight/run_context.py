@@ -20,13 +20,11 @@ from nanochat.runner.store.stage_cache import CacheLookup
 class RunRequest:
     """The requests of the user on the command line."""
 
-    recipe: Path
     base: Path
     folder: Path
     """The working directory. A SQLite tracking store is created here by default."""
     command: str
     """The command that repeats or resumes the run."""
-    overrides: tuple[str, ...] = ()
     only: str | None = None
     first: str | None = None
     last: str | None = None

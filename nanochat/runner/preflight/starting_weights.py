@@ -21,14 +21,12 @@ class StartingWeights:
     """The weights that stages with `init_from` start from, each by its stage.
 
     Attributes:
-        folders: the folders of the models.
-        files: the size, time and digest of each file in these folders.
+        models: their folders, and the size, time and digest of each file.
         configs: the models' configurations.
         problems: weights that cannot be used, with the reason.
     """
 
-    folders: dict[str, Path] = field(default_factory=dict)
-    files: dict[str, ModelFiles] = field(default_factory=dict)
+    models: dict[str, ModelFiles] = field(default_factory=dict)
     configs: dict[str, GPTConfig] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -39,13 +37,11 @@ def find_starting_weights(recipe: Recipe, base: Path) -> StartingWeights:
     for name, reference in _references(recipe):
         try:
             folder = resolve_model(reference, base, prefer=_preferred_models(name))
-            starts.files[name] = model_to_start_from(folder, base, with_optimizer=STAGES[name].trains)
+            model = model_to_start_from(folder, base, with_optimizer=STAGES[name].trains)
             starts.configs[name] = _read_config(folder)
+            starts.models[name] = model
         except (NanochatError, OSError) as error:
-            starts.files.pop(name, None)
             starts.problems.append(f"{name}.init_from: {error}")
-        else:
-            starts.folders[name] = folder
     return starts
 
 

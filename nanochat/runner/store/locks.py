@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from nanochat.errors import LockError, PreflightError
-from nanochat.runner.store.provenance import host_name, is_alive, machine_id, process_started
+from nanochat.runner.store.provenance import is_alive, machine_id, this_process
 from nanochat.storage.layout import RunFolder, StageFolder, SweepFolder
 from nanochat.storage.locking import lock_file, waiting_lock
 
@@ -185,8 +185,6 @@ def _held_by(what: str, owner: Owner | None) -> LockError:
 
 
 def _write_owner(descriptor: int, child_pid: int | None) -> None:
-    owner = Owner(
-        host=host_name(), pid=os.getpid(), started=process_started(), machine=machine_id(), child_pid=child_pid
-    )
+    owner = Owner(**this_process()._asdict(), child_pid=child_pid)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, owner.model_dump_json().encode(), 0)

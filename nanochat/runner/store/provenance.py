@@ -15,6 +15,7 @@ import platform
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import nanochat
 from nanochat.runner.store.record import Provenance
@@ -29,6 +30,22 @@ _ID_CHARS = 16
 def host_name() -> str:
     """Return this machine's name."""
     return platform.node() or "localhost"
+
+
+class ProcessId(NamedTuple):
+    """A process of this machine or of another one."""
+
+    host: str
+    machine: str
+    """The id of what counts its processes, see `machine_id`."""
+    pid: int
+    started: float
+    """See `process_started`."""
+
+
+def this_process() -> ProcessId:
+    """Return the process that calls this."""
+    return ProcessId(host_name(), machine_id(), os.getpid(), process_started())
 
 
 def collect() -> Provenance:

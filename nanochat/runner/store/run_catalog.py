@@ -11,6 +11,7 @@ from nanochat.errors import PreflightError, RecipeError
 from nanochat.plan.stages import training_stages
 from nanochat.runner.store.record import StageRecord, read_record
 from nanochat.runner.store.run_state import RunState, StageEntry, read_run
+from nanochat.runner.store.verification import check_model
 from nanochat.storage.layout import (
     CONFIG_FILE,
     MODEL_FOLDER,
@@ -163,6 +164,13 @@ def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] | None = 
         f"the run {run.reference} has no trained model yet (status: {run.state.status}); "
         f"finish it with `{run.state.command}`"
     )
+
+
+def find_model(reference: str, base: Path) -> Path:
+    """Return the folder of the model that a reference names, after `check_model`. Raises as `resolve_model`."""
+    folder = resolve_model(reference, base)
+    check_model(folder)
+    return folder
 
 
 def latest_with_model(reference: str, base: Path) -> Run:

@@ -15,6 +15,7 @@ from nanochat.plan.stages import STAGES
 from nanochat.recipe.check.tracking_values import DEFAULT_EXPERIMENT
 from nanochat.recipe.schema.field_types import Condition
 from nanochat.runner.store.record import Cost, Provenance, Stored, read_stored
+from nanochat.runner.store.verification import ModelFiles
 from nanochat.storage.layout import RunFolder, StageFolder, stages_folder
 
 RunStatus = Literal["running", "finished", "failed", "interrupted"]
@@ -101,13 +102,13 @@ def read_run(folder: RunFolder) -> RunState | None:
     return read_stored(folder.state, RunState)
 
 
-def entries_of(plan: Plan, init_models: Mapping[str, Path], base: Path) -> tuple[StageEntry, ...]:
+def entries_of(plan: Plan, init_models: Mapping[str, ModelFiles], base: Path) -> tuple[StageEntry, ...]:
     """Return the entries of a plan's stages, of which none has begun. `init_models` are the weights to start from."""
     return tuple(
         StageEntry(
             stage=stage.name,
             title=f"{number}-{stage.name}",
-            init_from=_stage_of(init_models[stage.name], base) if stage.name in init_models else None,
+            init_from=_stage_of(init_models[stage.name].folder, base) if stage.name in init_models else None,
             planned=Cost.model_validate(stage.estimate),
             params=_params(stage),
             sources={source.name: _location(source) for source in stage.sources},

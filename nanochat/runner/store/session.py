@@ -13,18 +13,12 @@ from pathlib import Path
 
 from nanochat.errors import LockError
 from nanochat.plan.plan import Plan
+from nanochat.recipe.load import LoadedRecipe
 from nanochat.runner.store import provenance
 from nanochat.runner.store.locks import is_locked, run_lock
 from nanochat.runner.store.run_catalog import Run, list_runs
-from nanochat.runner.store.run_state import (
-    RunState,
-    RunStatus,
-    RunTracking,
-    StageEntry,
-    StageStatus,
-    entries_of,
-    read_run,
-)
+from nanochat.runner.store.run_state import RunState, RunStatus, RunTracking, StageStatus, entries_of, read_run
+from nanochat.runner.store.verification import ModelFiles
 from nanochat.storage.files import delete, exclusive, find_leftovers, write_bytes
 from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder, runs_folder
 
@@ -88,22 +82,44 @@ class Session:
         self.state.write(self.folder.state)
 
 
-@contextmanager
-def open_session(
+def new_run(
     plan: Plan,
+    loaded: LoadedRecipe,
+    init_models: Mapping[str, ModelFiles],
     *,
     base: Path,
-    recipe: Path,
-    overrides: tuple[str, ...],
     tracking: RunTracking,
     command: str,
     sweep: str,
-    init_digests: Mapping[str, str],
-    init_models: Mapping[str, Path],
-    is_new: bool,
-    is_cached: bool,
-) -> Iterator[Session]:
-    """Resume the latest run of this name if it computes the same thing, else create a run. Yield its session.
+) -> RunState:
+    """Return the state of a run of this process, of which no stage has begun."""
+    process, now = provenance.this_process(), time.time()
+    return RunState(
+        name=plan.recipe_name,
+        description=plan.description,
+        recipe=str(loaded.path),
+        overrides=loaded.overrides,
+        seed=plan.seed,
+        plan_digest=plan_digest(plan, init_models),
+        created=now,
+        updated=now,
+        status="running",
+        host=process.host,
+        machine=process.machine,
+        pid=process.pid,
+        process_started=process.started,
+        provenance=provenance.collect(),
+        tracking=tracking,
+        command=command,
+        sweep=sweep,
+        expectations=dict(plan.expectations),
+        stages=entries_of(plan, init_models, base),
+    )
+
+
+@contextmanager
+def open_session(state: RunState, base: Path, *, is_new: bool, is_cached: bool) -> Iterator[Session]:
+    """Resume the latest run of this name if it computes the same thing, else create one. Yield its session.
 
     `is_new` always creates a run, because a forced stage belongs to a new run. If all stages are cached (`is_cached`),
     a resumed run keeps its provenance. The run is locked until the block ends.
@@ -111,52 +127,33 @@ def open_session(
     Raises:
         LockError: another process is working on a run that computes the same thing. The message names it.
     """
-    digest = plan_digest(plan, init_digests)
-    fresh = entries_of(plan, init_models, base)
     with ExitStack() as held:
         # Two commands that start at the same instant choose their folders one after the other.
-        with exclusive(runs_folder(base) / plan.recipe_name):
-            _refuse_second_process(plan.recipe_name, digest, base)
-            previous = None if is_new else find_resumable_run(plan.recipe_name, digest, base)
-            now = time.time()
-            folder = _folder(plan.recipe_name, previous, base, now)
+        with exclusive(runs_folder(base) / state.name):
+            _refuse_second_process(state.name, state.plan_digest, base)
+            previous = None if is_new else find_resumable_run(state.name, state.plan_digest, base)
+            if previous is None:
+                folder = create_run_folder(base, state.name, datetime.fromtimestamp(state.created))
+            else:
+                folder, state = previous.folder, _resumed(state, previous.state, is_cached=is_cached)
             held.enter_context(run_lock(folder))
             for leftover in find_leftovers(folder.path):
                 delete(leftover)
-            state = RunState(
-                name=plan.recipe_name,
-                description=plan.description,
-                recipe=str(recipe),
-                overrides=overrides,
-                seed=plan.seed,
-                plan_digest=digest,
-                created=now if previous is None else previous.state.created,
-                updated=now,
-                status="running",
-                host=provenance.host_name(),
-                machine=provenance.machine_id(),
-                pid=os.getpid(),
-                process_started=provenance.process_started(),
-                provenance=previous.state.provenance if previous and is_cached else provenance.collect(),
-                tracking=tracking,
-                command=command,
-                sweep=sweep or (previous.state.sweep if previous is not None else ""),
-                expectations=dict(plan.expectations),
-                stages=fresh if previous is None else _resumed(fresh, previous),
-            )
-            write_bytes(folder.recipe, recipe.read_bytes())
+            write_bytes(folder.recipe, Path(state.recipe).read_bytes())
             session = Session(folder, state, base)
         yield session
 
 
-def _folder(name: str, previous: Run | None, base: Path, now: float) -> RunFolder:
-    return create_run_folder(base, name, datetime.fromtimestamp(now)) if previous is None else previous.folder
-
-
-def _resumed(fresh: Iterable[StageEntry], previous: Run) -> tuple[StageEntry, ...]:
-    """Return the entries of a plan, with the progress of a previous run."""
-    kept = {entry.stage: entry.model_dump(include=_KEPT_FIELDS) for entry in previous.state.stages}
-    return tuple(entry.model_copy(update=kept.get(entry.stage, {})) for entry in fresh)
+def _resumed(state: RunState, previous: RunState, *, is_cached: bool) -> RunState:
+    """Return the state of a run that continues a previous one, with the progress of its stages."""
+    kept = {entry.stage: entry.model_dump(include=_KEPT_FIELDS) for entry in previous.stages}
+    changes = {
+        "created": previous.created,
+        "sweep": state.sweep or previous.sweep,
+        "provenance": previous.provenance if is_cached else state.provenance,
+        "stages": tuple(entry.model_copy(update=kept.get(entry.stage, {})) for entry in state.stages),
+    }
+    return state.model_copy(update=changes)
 
 
 def _refuse_second_process(name: str, digest: str, base: Path) -> None:
@@ -196,9 +193,10 @@ def close_dead_runs(runs: Iterable[Run]) -> None:
             state.model_copy(update=changes).write(run.folder.state)
 
 
-def plan_digest(plan: Plan, init_digests: Mapping[str, str]) -> str:
+def plan_digest(plan: Plan, init_models: Mapping[str, ModelFiles]) -> str:
     """Return a digest that is the same for two plans if they compute the same stages from the same data."""
-    content = [
-        [dict(stage.identity), dict(stage.source_digests), init_digests.get(stage.name)] for stage in plan.stages
-    ]
+    content: list[object] = []
+    for stage in plan.stages:
+        model = init_models.get(stage.name)
+        content.append([dict(stage.identity), dict(stage.source_digests), model.digest if model is not None else None])
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

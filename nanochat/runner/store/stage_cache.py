@@ -14,7 +14,7 @@ from nanochat.runner.store.last_batch import describe_last_batch
 from nanochat.runner.store.locks import is_locked, read_owner
 from nanochat.runner.store.record import StageIdentity, StageRecord, read_identity, read_record
 from nanochat.runner.store.run_catalog import list_runs
-from nanochat.runner.store.verification import find_damage
+from nanochat.runner.store.verification import ModelFiles, find_damage
 from nanochat.storage.layout import StageFolder, list_checkpoints, stage_folder
 
 Action = Literal["cached", "resume", "run"]
@@ -113,11 +113,11 @@ def _why_not_finished(
 
 
 def look_up_plan(
-    plan: Plan, *, base: Path, init_digests: Mapping[str, str], forced: Collection[str] = ()
+    plan: Plan, *, base: Path, init_models: Mapping[str, ModelFiles], forced: Collection[str]
 ) -> list[CacheLookup]:
     """Look up every stage of a plan, as far as its inputs are known before anything runs.
 
-    `init_digests` holds the digest of the initial weights of each stage that has `init_from`.
+    `init_models` holds the initial weights of each stage that has `init_from`.
     """
     digests: dict[str, str] = {}
     lookups: list[CacheLookup] = []
@@ -125,7 +125,7 @@ def look_up_plan(
         if missing := tuple(name for name in stage.upstream if name not in digests):
             lookups.append(UnresolvedStage(stage=stage, reason=f"after {' and '.join(missing)}", waits_for=missing))
             continue
-        known = digests | ({INIT_FROM: init_digests[stage.name]} if stage.name in init_digests else {})
+        known = digests | ({INIT_FROM: init_models[stage.name].digest} if stage.name in init_models else {})
         lookup = look_up_stage(stage, known, base=base, recipe_name=plan.recipe_name, is_forced=stage.name in forced)
         lookups.append(lookup)
         if lookup.record is not None:

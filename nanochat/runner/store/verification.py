@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
 from nanochat.errors import PreflightError
 from nanochat.plan.stages import STAGES
 from nanochat.runner.store.record import StageRecord, files_for_downstream, output_digest, read_record
-from nanochat.runner.store.run_catalog import resolve_model
 from nanochat.storage.checked_json import is_digest_expected
 from nanochat.storage.integrity import MANIFEST_FILE, FileDigest, find_change, read_manifest
 from nanochat.storage.layout import MODEL_FILES, OPTIMIZER_FILE, StageFolder
@@ -64,13 +63,14 @@ def files_to_load(record: StageRecord, reader: str) -> dict[str, FileDigest]:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The expected size, time and digest of each file of a model.
+    """The folder of a model, and the expected size, time and digest of each of its files.
 
     Attributes:
         files: the description of each file by its path.
         remedy: what the user can do if a file is not like that.
     """
 
+    folder: Path
     files: Mapping[Path, FileDigest]
     remedy: str
 
@@ -110,7 +110,7 @@ def _recorded_model(folder: Path) -> ModelFiles | None:
         raise PreflightError(f"{folder / MANIFEST_FILE} is damaged; {_RESTORE}")
     else:
         return None
-    return ModelFiles({path: described[path] for path in _model_paths(folder) if path in described}, remedy)
+    return ModelFiles(folder, {path: described[path] for path in _model_paths(folder) if path in described}, remedy)
 
 
 def model_to_start_from(folder: Path, base: Path, *, with_optimizer: bool) -> ModelFiles:
@@ -128,10 +128,11 @@ def model_to_start_from(folder: Path, base: Path, *, with_optimizer: bool) -> Mo
             digests = {
                 path: FileDigest(sha256=digest_of(path, None)) for path in _model_paths(folder) if path.is_file()
             }
-        known = ModelFiles(digests, "its size and time are as before; if the new content is right, `touch` the file")
+        remedy = "its size and time are as before; if the new content is right, `touch` the file"
+        known = ModelFiles(folder, digests, remedy)
     known.check(trust_times=True)
     skipped = () if with_optimizer else (OPTIMIZER_FILE,)
-    return ModelFiles({path: x for path, x in known.files.items() if path.name not in skipped}, known.remedy)
+    return replace(known, files={path: x for path, x in known.files.items() if path.name not in skipped})
 
 
 def check_model(folder: Path) -> None:
@@ -142,13 +143,6 @@ def check_model(folder: Path) -> None:
     """
     if (known := _recorded_model(folder)) is not None:
         known.check()
-
-
-def find_model(reference: str, base: Path) -> Path:
-    """Return the folder of the model that a reference names, after `check_model`. Raises as `resolve_model`."""
-    folder = resolve_model(reference, base)
-    check_model(folder)
-    return folder
 
 
 def _model_paths(folder: Path) -> list[Path]:

@@ -8,17 +8,12 @@ from pathlib import Path
 import psutil
 
 from nanochat.runner.report.results import time_remark
+from nanochat.runner.store.provenance import ProcessId
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_state import RunState, StageEntry
 from nanochat.storage.layout import StageFolder
 from nanochat.tracking.link import read_link
-from nanochat.tracking.run_view import (
-    CACHED_TAG_PREFIX,
-    HOST_TAG,
-    MACHINE_TAG,
-    PID_TAG,
-    STARTED_TAG,
-)
+from nanochat.tracking.run_view import CACHED_TAG_PREFIX, HOST_TAG, MACHINE_TAG, PID_TAG, STARTED_TAG
 
 NOT_REPRODUCIBLE_TAG = "not_reproducible"
 
@@ -28,22 +23,20 @@ def common_tags(state: RunState) -> dict[str, str]:
     commit = state.provenance.git_commit or "unknown"
     return {
         "git_commit": commit + (" (modified)" if state.provenance.git_dirty else ""),
-        **process_tags(
-            state.recipe, host=state.host, machine=state.machine, pid=state.pid, started=state.process_started
-        ),
+        **process_tags(state.recipe, ProcessId(state.host, state.machine, state.pid, state.process_started)),
     }
 
 
-def process_tags(recipe: str, *, host: str, machine: str, pid: int, started: float) -> dict[str, str]:
+def process_tags(recipe: str, process: ProcessId) -> dict[str, str]:
     """Return the tags that name the recipe of a run or sweep, its user, and the process that works on it."""
     return {
         "mlflow.source.name": recipe,
         "mlflow.source.type": "LOCAL",
         "mlflow.user": psutil.Process().username(),
-        HOST_TAG: host,
-        MACHINE_TAG: machine,
-        PID_TAG: str(pid),
-        STARTED_TAG: str(started),
+        HOST_TAG: process.host,
+        MACHINE_TAG: process.machine,
+        PID_TAG: str(process.pid),
+        STARTED_TAG: str(process.started),
     }
 
 

@@ -114,7 +114,7 @@ def test_file_without_rows_is_refused_as_empty(json_bench):
 def test_interrupt_stops_the_conversion(json_bench):
     json_bench.interrupt()
     with pytest.raises(InterruptedRun, match="stopped while converting files"):
-        run_recipe(json_bench.request(), json_bench.display)
+        run_recipe(json_bench.load(), json_bench.request(), json_bench.display)
     assert json_bench.calls() == []
     json_bench.run(last="tokenizer")
 

@@ -135,7 +135,7 @@ def test_interrupted_stage_resumes_with_the_rows_that_fit(bench):
 
     bench.display.on_progress = interrupt
     with pytest.raises(InterruptedRun, match="stopped at step 2"):
-        run_recipe(bench.request(), bench.display)
+        run_recipe(bench.load(), bench.request(), bench.display)
     assert bench.calls().count("pretrain") == 3
     reasons = [
         next(look.reason for look in bench.prepare(*changes).look_up_cache() if look.stage.name == "pretrain")
@@ -172,8 +172,8 @@ def test_real_run_under_a_low_limit_halves_its_rows_and_finishes(bench):
 
     def run(kib, base, **wishes):
         command = ("bash", "-c", _ULIMIT.format(kib=kib, python=sys.executable))
-        request = replace(bench.request(*changes, last="base_eval", **wishes), child_command=command, base=base)
-        return run_recipe(request, bench.display)
+        request = replace(bench.request(last="base_eval", **wishes), child_command=command, base=base)
+        return run_recipe(bench.load(*changes), request, bench.display)
 
     undisturbed = run("unlimited", bench.folder / "other").records(bench.folder / "other")
     once = iter([signal.SIGINT])

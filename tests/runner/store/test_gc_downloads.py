@@ -99,7 +99,7 @@ def test_gc_keeps_the_parts_of_a_needed_download_and_deletes_other_leftovers(rem
 
     remote.display.on_progress = stop
     with pytest.raises(InterruptedRun):
-        run_recipe(remote.request(), remote.display)
+        run_recipe(remote.load(), remote.request(), remote.display)
     (part,) = (remote.base / f"hub/datasets/some/texts/parts/{OLDER}").iterdir()
     (remote.base / "hub/datasets/some/texts/revisions").mkdir(exist_ok=True)
     leftover = remote.base / f"hub/datasets/some/texts/revisions/.writing-{DEAD_PID}-main"
@@ -142,7 +142,7 @@ def test_run_names_its_downloads_before_it_uses_them(remote):
         lists.extend(json.loads(path.read_text()) for path in remote.base.glob("runs/*/*/data.json"))
 
     remote.display.on_progress = read_lists
-    run_recipe(remote.request(), remote.display)
+    run_recipe(remote.load(), remote.request(), remote.display)
     assert f"hub/datasets/some/texts/{OLDER}" in lists[0]["folders"] and len(lists[0]["folders"]) == 2
 
 

@@ -26,12 +26,12 @@ def started_between_stages(bench, *overrides, **changes) -> str:
         display.lines.append(text)
         if text.startswith("1-tokenizer: done"):
             with pytest.raises(LockError) as caught:
-                run_recipe(bench.request(*overrides, **changes), bench.make_display())
+                run_recipe(bench.load(*overrides), bench.request(**changes), bench.make_display())
             errors.append(str(caught.value))
 
     display = bench.make_display()
     display.log_line = start_again
-    run_recipe(bench.request(*overrides, **changes), display)
+    run_recipe(bench.load(*overrides), bench.request(**changes), display)
     (error,) = errors
     return error
 
@@ -64,7 +64,7 @@ def test_of_two_commands_that_start_at_the_same_instant_one_is_refused(bench, mo
 
     def start() -> None:
         try:
-            ended.append(run_recipe(bench.request(), bench.make_display()))
+            ended.append(run_recipe(bench.load(), bench.request(), bench.make_display()))
         except LockError as error:
             ended.append(error)
 
@@ -84,11 +84,11 @@ def test_a_run_of_the_same_name_that_computes_something_else_is_not_refused(benc
 
     def start_another(text: str) -> None:
         if text.startswith("1-tokenizer: done"):
-            run_recipe(bench.request("seed=7"), bench.make_display())
+            run_recipe(bench.load("seed=7"), bench.request(), bench.make_display())
 
     display = bench.make_display()
     display.log_line = start_another
-    run_recipe(bench.request(), display)
+    run_recipe(bench.load(), bench.request(), display)
     assert [run.state.status for run in list_runs(bench.base)] == ["finished", "finished"]
 
 

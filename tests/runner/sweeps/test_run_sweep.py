@@ -113,13 +113,13 @@ def test_watch_follows_a_sweep_between_two_cells_while_a_command_runs_it(sweep, 
 
 def test_a_sweep_is_locked_while_its_cells_run(sweep, monkeypatch):
     locked = []
-    run = cell_runner.run_loaded
+    run = cell_runner.run_recipe
 
     def look_and_run(*arguments):
         locked.append(is_locked(sweep_folders(sweep.bench.base)[-1]))
         return run(*arguments)
 
-    monkeypatch.setattr(cell_runner, "run_loaded", look_and_run)
+    monkeypatch.setattr(cell_runner, "run_recipe", look_and_run)
     folder = sweep.run()
     assert locked == [True] * 3 and not is_locked(folder)
 

@@ -58,7 +58,7 @@ def cell_entry(x: PreparedCell) -> CellEntry:
         values=json.loads(json.dumps(dict(x.cell.values))),
         seed=x.cell.seed,
         run=x.cell.name,
-        plan_digest=plan_digest(x.prepared.plan, x.prepared.init_digests),
+        plan_digest=plan_digest(x.prepared.plan, x.prepared.init_models),
         overrides=x.cell.loaded.overrides,
     )
 

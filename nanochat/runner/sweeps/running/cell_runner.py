@@ -15,7 +15,7 @@ from pathlib import Path
 from nanochat.errors import InterruptedRun, NanochatError, worst
 from nanochat.plurals import several
 from nanochat.recipe.merge.tree import Plain
-from nanochat.runner.pipeline import run_loaded
+from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.preflight.run_context import RunRequest
 from nanochat.runner.process.child import COMMAND
 from nanochat.runner.process.interrupts import Interrupts
@@ -151,11 +151,9 @@ class CellRunner:
             return
         until = self._state.section.until
         run = RunRequest(
-            recipe=loaded.path,
             base=request.base,
             folder=request.folder,
             command=loaded.command() + (f" --until {until}" if until else ""),
-            overrides=loaded.overrides,
             last=until,
             sweep=self._reference,
             environment=slot.environment,
@@ -163,7 +161,7 @@ class CellRunner:
             failed_stages=self._failed_stages,
             child_command=request.child_command,
         )
-        run_loaded(loaded, run, display, interrupts)
+        run_recipe(loaded, run, display, interrupts)
 
 
 def _wait(pending: set[Future[None]], interrupts: Interrupts) -> None:

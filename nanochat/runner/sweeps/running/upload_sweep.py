@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from nanochat.runner.display import Display
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.report.markdown import escape
-from nanochat.runner.store import provenance
+from nanochat.runner.store.provenance import this_process
 from nanochat.runner.store.sweep_state import SweepState, read_sweep
 from nanochat.runner.sweeps.results.cell_results import read_results
 from nanochat.runner.sweeps.results.summary import SweepSummary
@@ -50,13 +49,7 @@ def uploading_sweep(
 
 
 def _view(folder: SweepFolder, state: SweepState, base: Path, *, has_ended: bool) -> RunView:
-    tags = process_tags(
-        state.recipe,
-        host=provenance.host_name(),
-        machine=provenance.machine_id(),
-        pid=os.getpid(),
-        started=provenance.process_started(),
-    )
+    tags = process_tags(state.recipe, this_process())
     if not has_ended:
         return sweep_view(folder, state, tags=tags)
     state = read_sweep(folder) or state  # a search has added cells
