@@ -10,7 +10,7 @@ from nanochat.plurals import several
 from nanochat.runner.report.comparison import compare_runs, render_comparison
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import escape
-from nanochat.runner.report.plots import Curve, new_figure, read_curves, save_figure, smooth
+from nanochat.runner.report.plots import Curve, draw_curve, new_figure, read_curves, save_figure
 from nanochat.runner.store.run_catalog import Run
 
 _CURVES = ("loss", "bpb")
@@ -53,13 +53,7 @@ def _draw(path: Path, name: str, curves: Mapping[str, Curve | None]) -> None:
     axes.set(title=name, xlabel="step")
     axes.grid(alpha=0.3)
     for number, (reference, curve) in enumerate(curves.items()):
-        if curve is None:
-            continue
-        color, (steps, values) = f"C{number % 10}", curve
-        if (averages := smooth(values)) is not None:
-            axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-            axes.plot(steps, averages, color=color, label=reference)
-        else:
-            axes.plot(steps, values, color=color, marker="o", markersize=3, label=reference)
+        if curve is not None:
+            draw_curve(axes, curve, reference, color=number)
     axes.legend(fontsize="small")
     save_figure(figure, path)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.errors import RecipeError
-from nanochat.plan.quantities import show_value
 from nanochat.runner.report.markdown import escape, join_parts, markdown_table, paragraphs
-from nanochat.runner.report.scores import list_suites, uncertainty_cells
+from nanochat.runner.report.scores import list_suites
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_catalog import latest_with_model
 from nanochat.stages.process.context import indented
@@ -69,10 +68,7 @@ def origin_of_model(model: Path, reference: str, base: Path) -> str:
 
 
 def _scores(records: Mapping[str, StageRecord]) -> list[str]:
-    rows = [
-        (f"{x.stage} {x.name}", show_value(x.value), *uncertainty_cells(x.stderr, x.count, x.chance), x.asks)
-        for x in list_suites(records)
-    ]
+    rows = [(suite.label, *suite.score.cells, suite.asks) for suite in list_suites(records)]
     columns = ("evaluation", "score", "±", "problems", "guess", "what the task asks")
     return ["## Scores", _SCORES_INTRO, markdown_table(columns, "lrrrrl", rows)] if rows else []
 

@@ -16,6 +16,7 @@ from nanochat.storage.series import SUITE_PREFIX, TRAIN_LOSS, TRAIN_REWARD
 from nanochat.tracking.points import read_points
 
 if TYPE_CHECKING:  # imported only when something is drawn, because it takes long
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SCORES_PLOT = "scores.png"
@@ -76,18 +77,18 @@ def _is_score(name: str) -> bool:
 
 def draw_scores(suites: Sequence[Suite], folder: Path) -> list[Path]:
     """Draw every score that is a share of problems into `scores.png` and return its path, if there are any."""
-    shares = [suite for suite in suites if suite.stderr is not None]
+    shares = [suite for suite in suites if suite.score.stderr is not None]
     if not shares:
         return []
     figure = new_figure(8, 1.1 + 0.36 * len(shares), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title("share of problems solved ± two standard errors; red line: score of a guess")
-    for row, suite in enumerate(shares):
-        color = "#4c8bd6" if suite.stage == "base_eval" else "#3f9c6b"
-        axes.barh(row, suite.value, xerr=2 * (suite.stderr or 0.0), color=color, capsize=3)
-        if suite.chance:
-            axes.plot([suite.chance] * 2, [row - 0.4, row + 0.4], color="#c0392b", linewidth=2)
-    axes.set_yticks(range(len(shares)), [f"{suite.stage} {suite.name}" for suite in shares])
+    for row, score in enumerate(suite.score for suite in shares):
+        color = "#4c8bd6" if score.stage == "base_eval" else "#3f9c6b"
+        axes.barh(row, score.value, xerr=2 * (score.stderr or 0.0), color=color, capsize=3)
+        if score.chance:
+            axes.plot([score.chance] * 2, [row - 0.4, row + 0.4], color="#c0392b", linewidth=2)
+    axes.set_yticks(range(len(shares)), [suite.label for suite in shares])
     axes.set_xlim(0, 1)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
@@ -114,14 +115,20 @@ def _draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Curve]]) -> 
         axes = figure.add_subplot(1, len(panels), number)
         axes.set(title=stage, xlabel="step")
         axes.grid(alpha=0.3)
-        for name, (steps, values) in curves.items():
-            if (averages := smooth(values)) is not None:
-                line = axes.plot(steps, values, alpha=0.25)[0]
-                axes.plot(steps, averages, label=name, color=line.get_color())
-            else:
-                axes.plot(steps, values, marker="o", markersize=3, label=name)
+        for color, (name, curve) in enumerate(curves.items()):
+            draw_curve(axes, curve, name, color=color)
         axes.legend()
     save_figure(figure, path)
+
+
+def draw_curve(axes: Axes, curve: Curve, label: str, *, color: int) -> None:
+    """Draw a curve in one of ten colours: single values pale and their average strong, or a few values with marks."""
+    (steps, values), shade = curve, f"C{color % 10}"
+    if (averages := smooth(values)) is None:
+        axes.plot(steps, values, color=shade, marker="o", markersize=3, label=label)
+        return
+    axes.plot(steps, values, color=shade, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, averages, color=shade, label=label)
 
 
 def smooth(values: Sequence[float]) -> list[float] | None:

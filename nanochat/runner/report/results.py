@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nanochat.plan.quantities import show_score
+from nanochat.plan.quantities import show_score, show_value
 from nanochat.plan.stages import evaluation_stages
 from nanochat.plurals import several
 from nanochat.runner.store.record import StageIdentity, StageRecord
@@ -50,6 +50,12 @@ class Result:
     """The score of a guess."""
     cuts: str | None = None
     """Counts of cut prompts and answers, as text: empty if nothing was cut, None if the result does not count them."""
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """The cells of a table: value, standard error, number of problems, and score of a guess."""
+        error, guess = ("" if value is None else f"{value:.3g}" for value in (self.stderr, self.chance))
+        return show_value(self.value), error, "" if self.count is None else f"{self.count:,}", guess
 
     def __str__(self) -> str:
         return f"{self.metric} {show_score(self.value, self.stderr, self.count, remark=self.cuts)}"

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from nanochat.plan.quantities import show_bytes, show_duration, show_value
+from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import code_span, escape, join_parts, markdown_table, paragraphs
 from nanochat.runner.report.plots import REWARD_PLOT, SCORES_PLOT, draw_curves, draw_scores
 from nanochat.runner.report.results import check_expectations, list_results, metrics_by_name
-from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites, uncertainty_cells
+from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites
 from nanochat.runner.report.stage_files import damaged_files, readable_folders, sample_texts, source_lines, stage_notes
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_catalog import Run
@@ -128,10 +128,7 @@ def _scores(records: Mapping[str, StageRecord], *, has_plot: bool) -> list[str]:
     if not suites:
         return []
     columns = ("evaluation", "score", "±", "problems", "guess", "reading", "what the task asks", "cut")
-    rows = []
-    for x in suites:
-        numbers = (show_value(x.value), *uncertainty_cells(x.stderr, x.count, x.chance))
-        rows.append((f"{x.stage} {x.name}", *numbers, x.reading, x.asks, x.cut))
+    rows = [(suite.label, *suite.score.cells, suite.reading, suite.asks, suite.cut) for suite in suites]
     table = markdown_table(columns, "lrrrrlll", rows)
     return ["## Scores", SCORE_LEGEND, table, *([_image(SCORES_PLOT)] if has_plot else ())]
 
@@ -212,8 +209,5 @@ def _fingerprint_table(records: Mapping[str, StageRecord]) -> str:
 
 
 def _results_table(records: Mapping[str, StageRecord]) -> str:
-    rows = [
-        (x.stage, x.metric, show_value(x.value), *uncertainty_cells(x.stderr, x.count, x.chance))
-        for x in list_results(records)
-    ]
+    rows = [(result.stage, result.metric, *result.cells) for result in list_results(records)]
     return markdown_table(("stage", "metric", "value", "±", "problems", "guess"), "llrrrr", rows)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from nanochat.plan.describe import NOT_REPRODUCIBLE
 from nanochat.plan.stages import STAGES, evaluation_stages
-from nanochat.runner.report.results import list_results, time_remark
+from nanochat.runner.report.results import Result, list_results, time_remark
 from nanochat.runner.store.record import StageRecord
 from nanochat.tasks.table import TASKS
 
@@ -22,25 +22,23 @@ _SIGNIFICANT_ERRORS = 2
 
 @dataclass(frozen=True)
 class Suite:
-    """The score of a suite. Error, count and chance are None unless the score is a share of problems."""
+    """The score of a suite, and what it says about the model."""
 
-    stage: str
-    name: str
+    score: Result
     task: str
-    value: float
-    stderr: float | None
-    count: int | None
-    chance: float | None
     passes: Mapping[int, float] = field(default_factory=dict)
     """The share of problems that at least one of k answers solves, by k."""
-    cuts: str | None = None
-    """Counts of cut prompts and answers, as text: empty if nothing was cut, None if they were not counted."""
+
+    @property
+    def label(self) -> str:
+        """The stage and the name of the suite."""
+        return f"{self.score.stage} {self.score.metric}"
 
     @property
     def cut(self) -> str:
         """The counts of cut prompts and answers for a table."""
         has_records = self.task not in TASKS or TASKS[self.task].kind != "bpb"
-        return "not counted" if self.cuts is None and has_records else self.cuts or ""
+        return "not counted" if self.score.cuts is None and has_records else self.score.cuts or ""
 
     @property
     def asks(self) -> str:
@@ -48,14 +46,15 @@ class Suite:
 
     @property
     def reading(self) -> str:
-        if self.stderr is None or self.chance is None:
+        value, chance = self.score.value, self.score.chance
+        if self.score.stderr is None or chance is None:
             return ""
-        if self.chance == 0:
+        if chance == 0:
             tries = f", {self.passes[most]:.0%} in {most} tries" if (most := max(self.passes, default=1)) > 1 else ""
-            return ("none solved" if self.value == 0 else f"{self.value:.0%} solved") + tries
-        if abs(self.value - self.chance) <= _SIGNIFICANT_ERRORS * self.stderr:
+            return ("none solved" if value == 0 else f"{value:.0%} solved") + tries
+        if abs(value - chance) <= _SIGNIFICANT_ERRORS * self.score.stderr:
             return "no better than guessing"
-        return "better than guessing" if self.value > self.chance else "worse than guessing"
+        return "better than guessing" if value > chance else "worse than guessing"
 
 
 def list_suites(records: Mapping[str, StageRecord]) -> list[Suite]:
@@ -67,15 +66,8 @@ def list_suites(records: Mapping[str, StageRecord]) -> list[Suite]:
             if (score := results.get((stage, name))) is not None:
                 prefix, metrics = f"{name}.pass_at_", records[stage].metrics.items()
                 passes = {int(key.removeprefix(prefix)): share for key, share in metrics if key.startswith(prefix)}
-                shown = (score.value, score.stderr, score.count, score.chance)
-                suites.append(Suite(stage, name, task, *shown, passes, score.cuts))
+                suites.append(Suite(score, task, passes))
     return suites
-
-
-def uncertainty_cells(stderr: float | None, count: int | None, chance: float | None) -> tuple[str, str, str]:
-    """Return the cells for standard error, number of problems and score of a guess."""
-    error, guess = ("" if value is None else f"{value:.3g}" for value in (stderr, chance))
-    return error, "" if count is None else f"{count:,}", guess
 
 
 def describe_stages(records: Mapping[str, StageRecord]) -> list[str]:

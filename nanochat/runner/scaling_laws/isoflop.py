@@ -19,6 +19,7 @@ from nanochat.runner.scaling_laws.trained_models import (
     Uncertain,
     UnfitError,
     average_seeds,
+    make_optimum,
     with_interval,
 )
 
@@ -83,14 +84,8 @@ class GrowthLaw:
         """Return the best size and tokens at a number of FLOPs."""
         distance = np.array([np.log(flops) - self.centre, 1.0])
         params, tokens = np.exp(distance @ self.params), np.exp(distance @ self.tokens)
-        return Optimum(
-            flops=flops,
-            params=with_interval(params),
-            tokens=with_interval(tokens),
-            tokens_per_param=with_interval(tokens / params),
-            loss=None,
-            is_extrapolated=not self.range[0] / SAME_BUDGET <= flops <= self.range[1] * SAME_BUDGET,
-        )
+        is_extrapolated = not self.range[0] / SAME_BUDGET <= flops <= self.range[1] * SAME_BUDGET
+        return make_optimum(flops, params, tokens, loss=None, is_extrapolated=is_extrapolated)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,15 +156,7 @@ def _minimum_problem(parabola: Parabola, sizes: np.ndarray) -> str:
 
 def _best_of(settings: Settings, budget: float, parabola: Parabola) -> Optimum:
     best, loss = parabola.minimum()
-    tokens = _tokens_at(settings, best)
-    return Optimum(
-        flops=budget,
-        params=with_interval(best),
-        tokens=with_interval(tokens),
-        tokens_per_param=with_interval(tokens / best),
-        loss=with_interval(loss),
-        is_extrapolated=False,
-    )
+    return make_optimum(budget, best, _tokens_at(settings, best), loss=loss, is_extrapolated=False)
 
 
 def _tokens_at(settings: Settings, params: np.ndarray) -> np.ndarray:

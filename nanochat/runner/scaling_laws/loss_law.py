@@ -19,6 +19,7 @@ from nanochat.runner.scaling_laws.trained_models import (
     Uncertain,
     UnfitError,
     average_seeds,
+    make_optimum,
     with_interval,
 )
 
@@ -78,16 +79,9 @@ class LossLaw:
             params = np.exp(log_params / (a + growth * b))
             tokens = self.tokens_for(params, flops)
             loss = self.terms.floor + big_a / params**a + big_b / tokens**b
-            ratio = tokens / params
         measured = self.settings.flops
-        return Optimum(
-            flops=flops,
-            params=with_interval(params),
-            tokens=with_interval(tokens),
-            tokens_per_param=with_interval(ratio),
-            loss=with_interval(loss),
-            is_extrapolated=not measured.min() / _ROUNDING <= flops <= measured.max() * _ROUNDING,
-        )
+        is_extrapolated = not measured.min() / _ROUNDING <= flops <= measured.max() * _ROUNDING
+        return make_optimum(flops, params, tokens, loss=loss, is_extrapolated=is_extrapolated)
 
 
 def fit_loss_law(points: Sequence[TrainedModel]) -> LossLaw:

@@ -61,6 +61,22 @@ class Optimum:
     """Whether the number of FLOPs is outside of the range of the fitted runs."""
 
 
+def make_optimum(
+    flops: float, params: np.ndarray, tokens: np.ndarray, *, loss: np.ndarray | None, is_extrapolated: bool
+) -> Optimum:
+    """Return the best model, with intervals from the resampled experiments (each array: 1 + draws)."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # of resampled experiments
+        ratio = tokens / params
+    return Optimum(
+        flops=flops,
+        params=with_interval(params),
+        tokens=with_interval(tokens),
+        tokens_per_param=with_interval(ratio),
+        loss=None if loss is None else with_interval(loss),
+        is_extrapolated=is_extrapolated,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Mean results of different settings: `params`, `tokens` and `flops` (settings), `losses` (1 + draws, settings).

@@ -13,13 +13,13 @@ from nanochat.runner.report.results import result_line
 from nanochat.runner.report.scores import SCORE_LEGEND, list_suites
 from nanochat.runner.store.record import StageRecord, read_record
 from nanochat.runner.store.run_catalog import Run, list_runs
-from nanochat.runner.store.run_state import RunState, StageEntry, read_run
+from nanochat.runner.store.run_state import RunState, RunTracking, StageEntry, read_run
 from nanochat.runner.store.session import is_in_progress
 from nanochat.runner.store.verification import damage_to_read
 from nanochat.runner.upload.headline import datasets_of_run, datasets_of_stage, headline_points
 from nanochat.runner.upload.model_view import measurements, model_views, registration
 from nanochat.runner.upload.run_tags import cached_tags, common_tags, stage_tags, time_tags
-from nanochat.runner.upload.sweep_view import as_cell
+from nanochat.runner.upload.sweep_view import as_cell, report_artifacts
 from nanochat.storage.layout import RunFolder, StageFolder
 from nanochat.tracking.database import holds_runs
 from nanochat.tracking.link import read_link
@@ -55,7 +55,7 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
         params={"seed": str(state.seed), **_shape_params(state)},
         metrics=_metrics(records.values()),
         points=headline_points(state, records),
-        artifacts=_run_artifacts(folder),
+        artifacts=report_artifacts(folder, folder.plan_json),
         datasets=datasets_of_run(state, records),
         stages=tuple(
             _stage_view(state, entry, files, records.get(entry.stage)) for entry, files in _computed_stages(state, base)
@@ -69,14 +69,14 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
     return as_cell(view, state, base, tags=common_tags(state))
 
 
-def pending_views(base: Path, uri: str, experiment: str, *, without: RunFolder) -> list[RunView]:
+def pending_views(base: Path, tracking: RunTracking, *, without: RunFolder) -> list[RunView]:
     """Return the ended runs of the same store and experiment that are not uploaded completely."""
     return [
         run_view(run.folder, base)
         for run in list_runs(base)
         if run.folder != without
         and _is_unsent(run)
-        and (run.state.tracking.uri, run.state.tracking.experiment) == (uri, experiment)
+        and (run.state.tracking.uri, run.state.tracking.experiment) == (tracking.uri, tracking.experiment)
     ]
 
 
@@ -149,15 +149,6 @@ def _shape_params(state: RunState) -> dict[str, str]:
     return {name: params[name] for name in names if name in params}
 
 
-def _run_artifacts(folder: RunFolder) -> tuple[Artifact, ...]:
-    top = (folder.report_page, folder.report, folder.recipe, folder.resolved, folder.plan_text, folder.plan_json)
-    plots = sorted(folder.plots.glob("*.png"))
-    return (
-        *(Artifact(path=path) for path in top if path.is_file()),
-        *(Artifact(path=path, folder="plots") for path in plots),
-    )
-
-
 def _stage_artifacts(folder: StageFolder, record: StageRecord | None) -> tuple[Artifact, ...]:
     files = [folder.samples, folder.result, folder.record, folder.log, folder.error]
     files = [path for path in files if path.is_file() and path.stat().st_size]
@@ -210,6 +201,6 @@ def _list_scores(records: dict[str, StageRecord]) -> str:
     for suite in list_suites(records):
         reading = f": {suite.reading}" if suite.reading else ""
         task = f" (task: {suite.asks})" if suite.asks else ""
-        score = show_score(suite.value, suite.stderr, remark=suite.cuts)
-        lines.append(f"- {escape(f'{suite.stage} {suite.name} {score}{reading}{task}')}")
+        score = show_score(suite.score.value, suite.score.stderr, remark=suite.score.cuts)
+        lines.append(f"- {escape(f'{suite.label} {score}{reading}{task}')}")
     return join_parts(["\n".join(lines), SCORE_LEGEND]) if lines else ""

@@ -22,7 +22,7 @@ def headline_points(state: RunState, records: Mapping[str, StageRecord]) -> tupl
     """
     if state.status == "running" or not records:
         return ()
-    scores = {suite.task: suite.value for suite in reversed(list_suites(records))}
+    scores = {suite.task: suite.score.value for suite in reversed(list_suites(records))}
     trained = [record for stage, record in records.items() if STAGES[stage].trains]
     validated = [record.metrics["bpb"] for record in trained if "bpb" in record.metrics]
     values = {

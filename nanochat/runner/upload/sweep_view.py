@@ -11,7 +11,7 @@ from nanochat.recipe.sweeps.labels import SEED, short_names
 from nanochat.runner.report.markdown import code_span, join_parts, paragraphs
 from nanochat.runner.store.run_state import RunState
 from nanochat.runner.store.sweep_state import SweepState, sweep_of
-from nanochat.storage.layout import SweepFolder
+from nanochat.storage.layout import RunFolder, SweepFolder
 from nanochat.tracking.run_view import SWEEP_TAG, Artifact, RunView, Status, metric_name
 
 
@@ -28,12 +28,6 @@ def sweep_view(
 
     While the sweep is running it has no results and no files.
     """
-    files = (folder.report_page, folder.report, folder.recipe, folder.resolved, folder.plan_text)
-    plots = sorted(folder.plots.glob("*.png"))
-    artifacts = (
-        *(Artifact(path=path) for path in files if path.is_file()),
-        *(Artifact(path=path, folder=folder.plots.name) for path in plots),
-    )
     return RunView(
         name=state.name,
         link=folder.link,
@@ -42,8 +36,17 @@ def sweep_view(
         tags={**state.tracking.tags, **tags},
         params={"cells": str(len(state.cells)), **_section_params(state)},
         metrics=dict(metrics or {}),
-        artifacts=artifacts if status != "RUNNING" else (),
+        artifacts=report_artifacts(folder) if status != "RUNNING" else (),
         started=state.created,
+    )
+
+
+def report_artifacts(folder: RunFolder | SweepFolder, *others: Path) -> tuple[Artifact, ...]:
+    """Return the report, the recipe, the plan and the plots of a run or a sweep, and `others`, as far as they exist."""
+    files = (folder.report_page, folder.report, folder.recipe, folder.resolved, folder.plan_text, *others)
+    return (
+        *(Artifact(path=path) for path in files if path.is_file()),
+        *(Artifact(path=path, folder=folder.plots.name) for path in sorted(folder.plots.glob("*.png"))),
     )
 
 

@@ -41,7 +41,6 @@ def tracking_of(section: Tracking, folder: Path) -> RunTracking:
     )
 
 
-@contextmanager
 def uploading(
     folder: RunFolder,
     tracking: RunTracking,
@@ -49,27 +48,21 @@ def uploading(
     display: Display,
     interrupts: Interrupts,
     *,
-    is_cell: bool = False,
-) -> Iterator[None]:
+    is_cell: bool,
+) -> AbstractContextManager[None]:
     """Upload a run while the block runs, and what earlier runs on this machine could not upload.
 
     The address of a cell is not shown: the sweep that it belongs to shows its own.
-    However the block ends, the rest is uploaded after it, so that MLflow shows how the run ended.
     """
-    if tracking.kind == "none" or tracking.uri is None:
-        yield
-        return
-    uri, experiment = tracking.uri, tracking.experiment
-    with uploading_views(
+    return uploading_views(
         tracking,
         folder.link,
         lambda: run_view(folder, base),
-        lambda: pending_views(base, uri, experiment, without=folder),
+        lambda: pending_views(base, tracking, without=folder),
         display=display,
         interrupts=interrupts,
         address=None if is_cell else _pages,
-    ):
-        yield
+    )
 
 
 @contextmanager
@@ -83,8 +76,13 @@ def uploading_views(
     interrupts: Interrupts,
     address: Callable[[Link], str] | None,
 ) -> Iterator[None]:
-    """Upload a view while the block runs, and `pending` ones. After it, upload the rest and show the `address`."""
-    assert tracking.uri is not None, "the run is uploaded"
+    """Upload a view while the block runs, and `pending` ones, unless the recipe turns MLflow off.
+
+    However the block ends, the rest is uploaded after it, so that MLflow shows the end. Then the `address` is shown.
+    """
+    if tracking.kind == "none" or tracking.uri is None:
+        yield
+        return
     uploader = Uploader(
         tracking.uri,
         tracking.experiment,
@@ -107,7 +105,7 @@ def upload_rest(
     problems: Sequence[str],
     *,
     handle_signals: Callable[[], AbstractContextManager[Interrupts]],
-    is_cell: bool = False,
+    is_cell: bool,
 ) -> None:
     """Upload what the store lacks of a run whose stages are all cached. Show where it is, or why it is not uploaded.
 

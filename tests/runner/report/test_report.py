@@ -13,11 +13,15 @@ from nanochat.runner.preflight.plan_report import plan_report_json
 from nanochat.runner.preflight.prepare import select_stages
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import draw_scores
-from nanochat.runner.report.results import chance_level, result_line
+from nanochat.runner.report.results import Result, chance_level, result_line
 from nanochat.runner.report.run_report import suite_shares, write_report
 from nanochat.runner.report.scores import Suite, describe_stages, list_suites
 from nanochat.runner.store.record import Cost, describe_files, read_record
 from nanochat.runner.upload.build_view import run_view
+
+
+def suite(stage, name, task, *, passes=None, **score):
+    return Suite(Result(stage=stage, metric=name, **score), task, passes or {})
 
 
 def test_html_page_embeds_images_and_attached_files(tmp_path):
@@ -57,7 +61,8 @@ def test_html_page_escapes_text_written_by_a_model(markdown):
 )
 def test_reading_of_a_score_compares_it_with_chance_and_counts_tries(value, chance, passes, verdict):
     """Two standard errors are 0.06 here. With pass@4 of 0.3, one of four answers solves three of ten problems."""
-    assert Suite("base_eval", "mmlu", "mmlu", value, 0.03, 200, chance, passes).reading == verdict
+    scored = suite("base_eval", "mmlu", "mmlu", value=value, stderr=0.03, count=200, chance=chance, passes=passes)
+    assert scored.reading == verdict
 
 
 def test_scores_say_what_was_cut():
@@ -68,7 +73,7 @@ def test_scores_say_what_was_cut():
     metrics = {"a": 0.5, "a.n": 8.0, "a.prompts_cut": 1.0, "a.answers_cut": 1200.0, "b": 0.0, "b.answers_cut": 0.0}
     metrics |= {"c": 0.25, "c.prompts_cut": 2.0, "c.examples_cut": 3.0, "old": 0.125}
     record = SimpleNamespace(stage="chat_eval", metrics=metrics, recipe_fields=fields)
-    suites = {suite.name: suite.cut for suite in list_suites({"chat_eval": record})}
+    suites = {suite.score.metric: suite.cut for suite in list_suites({"chat_eval": record})}
     assert suites == {
         "a": "1 prompt cut, 1,200 answers cut",
         "b": "",
@@ -78,7 +83,7 @@ def test_scores_say_what_was_cut():
     assert result_line(record) == (
         ": a 0.5 (n 8; 1 prompt cut, 1,200 answers cut), b 0, c 0.25 (2 prompts cut, 3 with fewer examples), old 0.125"
     )
-    assert Suite("base_eval", "bpb", "bpb", 1.5, None, None, None).cut == "", "there is nothing to count"
+    assert suite("base_eval", "bpb", "bpb", value=1.5).cut == "", "there is nothing to count"
 
 
 def test_chance_level_is_solved_from_the_centred_score():
@@ -89,9 +94,10 @@ def test_chance_level_is_solved_from_the_centred_score():
 
 def test_scores_are_drawn_only_for_shares_of_problems(tmp_path):
     """Bits per byte are not a share of problems."""
-    bpb = Suite("base_eval", "bpb", "bpb", 1.5, None, None, None)
+    bpb = suite("base_eval", "bpb", "bpb", value=1.5)
     assert draw_scores([bpb], tmp_path) == []
-    (picture,) = draw_scores([bpb, Suite("chat_eval", "arc", "arc_easy", 0.3, 0.02, 9, 0.25)], tmp_path)
+    arc = suite("chat_eval", "arc", "arc_easy", value=0.3, stderr=0.02, count=9, chance=0.25)
+    (picture,) = draw_scores([bpb, arc], tmp_path)
     assert picture.read_bytes().startswith(b"\x89PNG\r\n")
 
 

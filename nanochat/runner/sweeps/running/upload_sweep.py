@@ -27,14 +27,10 @@ def uploading_sweep(
     folder: SweepFolder, state: SweepState, base: Path, display: Display, interrupts: Interrupts
 ) -> Iterator[None]:
     """Show the sweep as running in MLflow while the block runs, and its results and report after it."""
-    tracking = state.tracking
-    if tracking.kind == "none" or tracking.uri is None:
-        yield
-        return
     has_ended = False
     cells = cells_query(folder.reference, state.section.rank_by or {})
     with uploading_views(
-        tracking,
+        state.tracking,
         folder.link,
         lambda: _view(folder, state, base, has_ended=has_ended),
         list,
