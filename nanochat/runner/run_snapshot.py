@@ -25,7 +25,7 @@ class Snapshot:
 
     reference: str
     status: str
-    """See `run_summary.status_of` for a run, `SweepSummary.status` for a sweep."""
+    """See `run_summary.status_of` for a run, `SweepResults.status` for a sweep."""
     message: str
     """How the run ended, if it says so."""
     exit_code: int

@@ -21,7 +21,8 @@ from nanochat.runner.report.run_summary import RunSummary, report_to_json, run_t
 from nanochat.runner.store.cleanup import gc as collector
 from nanochat.runner.store.run_catalog import Run, describe_damage, find_run, list_damaged_runs, list_runs
 from nanochat.runner.store.sweep_state import describe_damage as describe_damaged_sweep
-from nanochat.runner.sweeps.results.cell_results import read_results
+from nanochat.runner.sweeps.results.cell_results import read_results, read_sweep_results
+from nanochat.runner.sweeps.results.result_table import headline
 from nanochat.runner.sweeps.results.summary import (
     list_damaged_sweeps,
     list_sweeps,
@@ -44,7 +45,7 @@ def ls(options: argparse.Namespace) -> None:
         broken: list[JsonValue] = [{"run": name, "problem": problem} for name, problem in damaged.items()]
         broken += [{"sweep": name, "problem": problem} for name, problem in damaged_sweeps.items()]
         document: dict[str, JsonValue] = {"runs": [run_to_json(summary) for summary in runs], "damaged": broken}
-        print_json(document | {"sweeps": [summary_to_json(summary) for summary in sweeps]})
+        print_json(document | {"sweeps": [summary_to_json(sweep) for sweep in sweeps]})
         return
     if not runs and not damaged and not sweeps and not damaged_sweeps:
         print(f"no runs under {runs_folder(base)} yet; start one with `nanochat-run RECIPE`")
@@ -52,7 +53,7 @@ def ls(options: argparse.Namespace) -> None:
     rows = [("run", "status", "stages", "results")]
     rows += [(name, "damaged", "-", problem) for name, problem in (*damaged.items(), *damaged_sweeps.items())]
     lines = [(x.run.state.created, (x.run.reference, x.status, _stages(x), _headline(x))) for x in runs]
-    lines += [(x.state.created, (x.folder.reference, x.status, "-", x.headline())) for x in sweeps]
+    lines += [(x.state.created, (x.folder.reference, x.status, "-", headline(x))) for x in sweeps]
     rows += [row for _, row in sorted(lines, key=lambda line: line[0])]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
@@ -64,7 +65,7 @@ def report(options: argparse.Namespace) -> None:
     base = runtime.base_dir()
     if (sweep := look_for_sweep(options.run, base)) is not None:
         if options.json:
-            print_json(sweep_to_json(*sweep, read_results(sweep[1], base)))
+            print_json(sweep_to_json(read_sweep_results(*sweep, base)))
             return
         print(write_sweep_report(*sweep, base).read_text(encoding="utf-8"), end="")
         return

@@ -82,6 +82,11 @@ class Sweep(Section):
     """Fit a scaling law to the results. `power` fits the loss as a function of parameters and tokens; `isoflop` fits a
     parabola to the cells of each number of training FLOPs."""
 
+    @property
+    def ranking(self) -> tuple[str, Literal["min", "max"]] | None:
+        """The entry of `rank_by`: the result, and whether small or large values are best."""
+        return next(iter((self.rank_by or {}).items()), None)
+
 
 SWEPT_SECTIONS = ("over", "zip")
 """Fields of `sweep` that map a dotted path to a list of values."""

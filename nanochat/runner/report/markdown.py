@@ -46,6 +46,11 @@ def join_parts(parts: Iterable[str]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def plot_image(name: str) -> str:
+    """Return markdown that shows a plot of a report, a file in its folder `plots/`."""
+    return f"![{name.removesuffix('.png').replace('_', ' ')}](plots/{name})"
+
+
 def code_span(text: str) -> str:
     """Return markdown that shows a text on one line, as code. An empty text gives an empty text."""
     line = " ".join(printable(text).split())

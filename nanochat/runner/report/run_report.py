@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.runner.report.html import render_html
-from nanochat.runner.report.markdown import code_span, escape, join_parts, markdown_table, paragraphs
+from nanochat.runner.report.markdown import code_span, escape, join_parts, markdown_table, paragraphs, plot_image
 from nanochat.runner.report.plots import REWARD_PLOT, SCORES_PLOT, draw_curves, draw_scores
 from nanochat.runner.report.results import check_expectations, list_results, metrics_by_name
 from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites
@@ -61,7 +61,7 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
     sources, samples = source_lines(folders, damaged), sample_texts(folders, damaged)
     missing = [run.describe_lost(base, lost)] if lost else []
     missing += [f"{path} {damage}, so it is not shown. Run the recipe again." for path, damage in damaged.items()]
-    curves = [_image(name) for name in plots if name != SCORES_PLOT]
+    curves = [plot_image(name) for name in plots if name != SCORES_PLOT]
     reward_intro = [_REWARD_INTRO] if REWARD_PLOT in plots else []
     parts = [
         f"# {escape(state.name)}",
@@ -95,10 +95,6 @@ def _draw(run: Run, base: Path) -> list[Path]:
     return [*draw_scores(suites, run.folder.plots), *draw_curves(existing, run.folder.plots)]
 
 
-def _image(name: str) -> str:
-    return f"![{name.removesuffix('.png').replace('_', ' ')}](plots/{name})"
-
-
 def _outcome(status: str, message: str) -> str:
     """Return how the run ended. A message of several lines, which may be a traceback, is shown as code."""
     if "\n" in message.strip():
@@ -130,7 +126,7 @@ def _scores(records: Mapping[str, StageRecord], *, has_plot: bool) -> list[str]:
     columns = ("evaluation", "score", "±", "problems", "guess", "reading", "what the task asks", "cut")
     rows = [(suite.label, *suite.score.cells, suite.reading, suite.asks, suite.cut) for suite in suites]
     table = markdown_table(columns, "lrrrrlll", rows)
-    return ["## Scores", SCORE_LEGEND, table, *([_image(SCORES_PLOT)] if has_plot else ())]
+    return ["## Scores", SCORE_LEGEND, table, *([plot_image(SCORES_PLOT)] if has_plot else ())]
 
 
 def _expectations(run: Run, records: Mapping[str, StageRecord]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Pictures of scaling laws: isoFLOP curves, loss by compute, and the best number of tokens per parameter."""
+"""Plots of scaling laws: isoFLOP curves, loss by compute, and the best number of tokens per parameter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nanochat.runner.scaling_laws.trained_models import CONFIDENCE, TrainedModel
 if TYPE_CHECKING:  # imported only when something is drawn, because it takes long
     from matplotlib.axes import Axes
 
-ISOFLOP_PICTURE, COMPUTE_PICTURE, RATIO_PICTURE = "isoflop.png", "loss_by_compute.png", "tokens_per_parameter.png"
+ISOFLOP_PLOT, COMPUTE_PLOT, RATIO_PLOT = "isoflop.png", "loss_by_compute.png", "tokens_per_parameter.png"
 
 _SIZE = (7.2, 4.6)
 _RED, _BLUE = "#c0392b", "#34495e"
@@ -34,10 +34,10 @@ def draw_scaling(analysis: ScalingAnalysis, folder: Path, *, loss_name: str) -> 
     has_best = any(curve.best is not None for curve in curves)
     drawn = []
     if curves:
-        drawn.append(_draw_isoflop(analysis, curves, folder / ISOFLOP_PICTURE, loss_name))
+        drawn.append(_draw_isoflop(analysis, curves, folder / ISOFLOP_PLOT, loss_name))
     if has_best or analysis.law is not None:
-        drawn.append(_draw_compute(analysis, curves, folder / COMPUTE_PICTURE, loss_name))
-        drawn.append(_draw_ratio(analysis, curves, folder / RATIO_PICTURE))
+        drawn.append(_draw_compute(analysis, curves, folder / COMPUTE_PLOT, loss_name))
+        drawn.append(_draw_ratio(analysis, curves, folder / RATIO_PLOT))
     return drawn
 
 

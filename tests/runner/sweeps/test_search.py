@@ -12,6 +12,7 @@ from nanochat.recipe.schema.sweep_section import Sweep
 from nanochat.runner.store.locks import sweep_lock
 from nanochat.runner.store.sweep_state import CellEntry
 from nanochat.runner.sweeps.results.cell_results import CellResult, Setting
+from nanochat.runner.sweeps.results.result_table import headline
 from nanochat.runner.sweeps.results.summary import list_sweeps
 from nanochat.runner.sweeps.results.sweep_snapshot import take_sweep_snapshot
 from nanochat.runner.sweeps.running.search import propose
@@ -79,7 +80,7 @@ def test_a_search_that_was_killed_between_two_trials_is_interrupted_and_chooses_
     state, (folder,) = sweep.state(), sweep_folders(sweep.bench.base)
     state.model_copy(update={"cells": state.cells[:2]}).write(folder.state)  # as after a kill
     (summary,) = list_sweeps(sweep.bench.base)
-    assert summary.status == "interrupted" and summary.headline().startswith("sweep of 4 cells, 2 chosen so far; best")
+    assert summary.status == "interrupted" and headline(summary).startswith("sweep of 4 cells, 2 chosen so far; best")
     assert take_sweep_snapshot(folder, sweep.state(), sweep.bench.base).exit_code == InterruptedRun.exit_code
     with sweep_lock(folder, is_shared=False):
         assert [x.status for x in list_sweeps(sweep.bench.base)] == ["running"]
@@ -94,7 +95,7 @@ def test_a_search_that_has_tried_the_whole_space_is_finished(sweep):
     sweep.write(SEARCH.replace("min: 4, max: 40", "choices: [4]").replace("[64, 0.128K]", "[64]"))
     sweep.run()
     (summary,) = list_sweeps(sweep.bench.base)
-    assert (summary.status, len(summary.results)) == ("finished", 1)
+    assert (summary.status, len(summary.cells)) == ("finished", 1)
 
 
 def test_a_signal_between_two_trials_interrupts_the_search(sweep, monkeypatch):

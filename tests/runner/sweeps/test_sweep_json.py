@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from nanochat.runner.scaling_laws.analysis import analyse
 from nanochat.runner.scaling_laws.trained_models import TrainedModel
+from nanochat.runner.sweeps.results.cell_results import SweepResults, read_sweep_results
 from nanochat.runner.sweeps.results.summary import sweep_to_json
 
 
@@ -22,14 +23,15 @@ def law_points():
 
 def test_json_of_a_sweep_has_the_documented_keys_the_ranking_and_the_law(sweep, check_keys, monkeypatch):
     law = analyse(law_points(), "isoflop")
-    monkeypatch.setattr("nanochat.runner.sweeps.results.summary.fit_law", lambda state, results: law)
+    monkeypatch.setattr("nanochat.runner.sweeps.results.summary.fit_law", lambda sweep: law)
     folder = sweep.open()
     measured = {"base_eval.bpb": (1.75, 1.5, 1.625)}
     results = [
         replace(result, status="finished", metrics={name: values[i] for name, values in measured.items()})
         for i, result in enumerate(sweep.results())
     ]
-    shown = json.loads(json.dumps(sweep_to_json(folder, sweep.state(), results), allow_nan=False))
+    results = SweepResults(folder=folder, state=sweep.state(), cells=tuple(results))
+    shown = json.loads(json.dumps(sweep_to_json(results), allow_nan=False))
     assert check_keys("report of a sweep", shown) == set()
     assert [cell["values"] for cell in shown["cells"]] == [{"pretrain.horizon.steps": steps} for steps in (4, 5, 6)]
     (ranking,) = shown["ranking"]
@@ -41,6 +43,6 @@ def test_json_of_a_sweep_has_the_documented_keys_the_ranking_and_the_law(sweep, 
 
 def test_json_of_a_sweep_that_has_not_begun_ranks_nothing(sweep):
     folder = sweep.open()
-    shown = sweep_to_json(folder, sweep.state(), sweep.results())
+    shown = sweep_to_json(read_sweep_results(folder, sweep.state(), sweep.bench.base))
     assert shown["ranking"] == [{"result": "base_eval.bpb", "order": "min", "settings": []}]
     assert shown["law"] is None and shown["report"] is None

@@ -91,7 +91,8 @@ def _title(sweep: PreparedSweep) -> str:
         lines.append(f"  {path}: {' | '.join(values)}")
     if seeds := list(dict.fromkeys(x.cell.seed for x in sweep.cells)):
         lines.append(f"  {SEED}: {' | '.join(map(str, seeds))}")
-    for name, order in (section.rank_by or {}).items():
+    if section.ranking is not None:
+        name, order = section.ranking
         lines.append(f"  ranked by {name}, the {'smallest' if order == 'min' else 'largest'} first")
     return "\n".join(lines)
 

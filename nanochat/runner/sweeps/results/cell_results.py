@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from nanochat.recipe.sweeps.labels import short_names
 from nanochat.runner.report.results import metrics_by_name
 from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import is_in_progress
 from nanochat.runner.store.sweep_state import CellEntry, SweepState
+from nanochat.storage.layout import SweepFolder
 
+SweepStatus = Literal["running", "failed", "finished", "interrupted"]
 CellStatus = Literal["waiting", "running", "finished", "failed", "interrupted", "pruned"]
 
 
@@ -50,6 +53,44 @@ class Setting:
         """Return the standard deviation of a metric over seeds; None for a single seed."""
         values = [cell.metrics[metric] for cell in self.cells if metric in cell.metrics]
         return statistics.stdev(values) if len(values) > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResults:
+    """A sweep with the results of its cells."""
+
+    folder: SweepFolder
+    state: SweepState
+    cells: tuple[CellResult, ...]
+    is_active: bool = False
+    """Whether a command is running its cells."""
+
+    @property
+    def status(self) -> SweepStatus:
+        """The status of the whole sweep: failed if a cell is, and finished if no cell is left to run or to choose."""
+        statuses = {cell.status for cell in self.cells}
+        if "failed" in statuses:
+            return "failed"
+        is_whole = len(self.cells) >= self.state.final_cell_count
+        if statuses and statuses <= {"finished", "pruned"} and is_whole:
+            return "finished"
+        return "running" if self.is_active or "running" in statuses else "interrupted"
+
+    @property
+    def names(self) -> dict[str, str]:
+        """A short name for each swept field, by its path."""
+        return short_names(list(self.cells[0].entry.values) if self.cells else [])
+
+    @property
+    def ranked(self) -> list[Setting]:
+        """The settings that have the result that ranks them for all of their seeds, the best first."""
+        ranking = self.state.section.ranking
+        return [] if ranking is None else rank(group_by_setting(self.cells), *ranking)
+
+
+def read_sweep_results(folder: SweepFolder, state: SweepState, base: Path, *, is_active: bool = False) -> SweepResults:
+    """Return a sweep with what its cells have computed so far."""
+    return SweepResults(folder=folder, state=state, cells=tuple(read_results(state, base)), is_active=is_active)
 
 
 def read_results(state: SweepState, base: Path) -> list[CellResult]:

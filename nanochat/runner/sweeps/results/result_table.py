@@ -1,16 +1,16 @@
-"""The results of a sweep as a table of text: a row for each cell, and the best settings."""
+"""The results of a sweep as text: a table with a row for each cell, the best settings, and one line about all."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from nanochat.plan.quantities import show_value
 from nanochat.plan.text.render import WIDTH, text_table
-from nanochat.recipe.sweeps.labels import SEED, short_names, show_swept
+from nanochat.plurals import several
+from nanochat.recipe.sweeps.labels import SEED, show_swept
 from nanochat.runner.scaling_laws.analysis import describe
-from nanochat.runner.store.sweep_state import SweepState
-from nanochat.runner.sweeps.results.cell_results import CellResult, Setting, group_by_setting, rank
+from nanochat.runner.sweeps.results.cell_results import Setting, SweepResults
 from nanochat.runner.sweeps.results.fit_law import fit_law
 
 _DIGITS = 6
@@ -19,45 +19,57 @@ _COMPANIONS = (".stderr", ".n", ".centred", ".bytes", ".tokens", "_cut")
 _SHOWN_RANKS = 5
 
 
-def shown_metrics(state: SweepState, results: Sequence[CellResult]) -> list[str]:
+def shown_metrics(sweep: SweepResults) -> list[str]:
     """Return the results that a table shows: that which ranks the cells, then those that say how good they are."""
-    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    names = list(dict.fromkeys(name for cell in sweep.cells for name in cell.metrics))
     chosen = [name for name in names if not name.endswith(_COMPANIONS) and _is_quality(name)]
-    ranking = list(state.section.rank_by or {})
-    return list(dict.fromkeys([*ranking, *reversed(chosen)]))[:_MAX_METRICS]
+    ranking = sweep.state.section.ranking
+    return list(dict.fromkeys([*([ranking[0]] if ranking is not None else ()), *reversed(chosen)]))[:_MAX_METRICS]
 
 
-def result_text(state: SweepState, results: Sequence[CellResult]) -> str:
-    """Return the table of all cells, the ranking of the settings, and the scaling law if the recipe asks for one."""
-    law = fit_law(state, results)
-    parts = [result_table(state, results), *ranking(state, results)]
+def result_text(sweep: SweepResults) -> str:
+    """Return the table of all cells, the best settings, and the scaling law if the recipe asks for one."""
+    law = fit_law(sweep)
+    parts = [result_table(sweep), *(["\n".join(_ranking(sweep))] if sweep.ranked else ())]
     if law is not None:
         parts.append("\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in describe(law)))
     return "\n\n".join(parts) + "\n"
 
 
-def result_table(state: SweepState, results: Sequence[CellResult]) -> str:
+def result_table(sweep: SweepResults) -> str:
     """Return a table with a row for each cell."""
-    head, rows, columns = cell_rows(state, results)
+    head, rows, columns = cell_rows(sweep)
     return text_table([head, *rows], columns)
 
 
-def cell_rows(state: SweepState, results: Sequence[CellResult]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
+def cell_rows(sweep: SweepResults) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
     """Return the head of a table of the cells, a row for each, and the side of each column: `l` or `r`."""
-    paths = list(results[0].entry.values) if results else []
-    names, metrics = short_names(paths), shown_metrics(state, results)
-    head = ("cell", *(names[path] for path in paths), SEED, "status", *metrics)
+    names, metrics = sweep.names, shown_metrics(sweep)
+    head = ("cell", *names.values(), SEED, "status", *metrics)
     rows = [
         (
-            str(result.entry.number),
-            *(show_swept(result.entry.values[path]) for path in paths),
-            str(result.entry.seed),
-            result.status,
-            *(_shown(result.metrics.get(metric)) for metric in metrics),
+            str(cell.entry.number),
+            *(show_swept(cell.entry.values[path]) for path in names),
+            str(cell.entry.seed),
+            cell.status,
+            *(_shown(cell.metrics.get(metric)) for metric in metrics),
         )
-        for result in results
+        for cell in sweep.cells
     ]
-    return head, rows, "r" * (len(paths) + 2) + "l" + "r" * len(metrics)
+    return head, rows, "r" * (len(names) + 2) + "l" + "r" * len(metrics)
+
+
+def headline(sweep: SweepResults) -> str:
+    """Return the number of cells and the best setting on one line."""
+    count = sweep.state.final_cell_count
+    cells = f"sweep of {several(count, 'cell')}"
+    if len(sweep.cells) < count:
+        cells += f", {len(sweep.cells)} chosen so far"
+    ranking, ranked = sweep.state.section.ranking, sweep.ranked
+    if ranking is None or not ranked:
+        return cells
+    where = describe_setting(ranked[0].values, sweep.names)
+    return f"{cells}; best {ranking[0]} {show_mean(ranked[0], ranking[0])}{f': {where}' if where else ''}"
 
 
 def describe_setting(values: Mapping[str, object], names: Mapping[str, str]) -> str:
@@ -73,17 +85,13 @@ def show_mean(setting: Setting, metric: str) -> str:
     return f"{show_value(mean, digits=_DIGITS)}{over}"
 
 
-def ranking(state: SweepState, results: Sequence[CellResult]) -> list[str]:
-    """Return the best settings as lines of one text, or no text if the recipe does not rank them."""
-    names = short_names(list(results[0].entry.values) if results else [])
-    lines = []
-    for metric, order in (state.section.rank_by or {}).items():
-        ranked = rank(group_by_setting(results), metric, order)
-        lines += [
-            f"{place}. {metric} {show_mean(setting, metric)}: {describe_setting(setting.values, names) or 'all seeds'}"
-            for place, setting in enumerate(ranked[:_SHOWN_RANKS], start=1)
-        ]
-    return ["\n".join(lines)] if lines else []
+def _ranking(sweep: SweepResults) -> Iterator[str]:
+    """Yield a line for each of the best settings."""
+    assert sweep.state.section.ranking is not None, "the settings are ranked"
+    metric, _ = sweep.state.section.ranking
+    for place, setting in enumerate(sweep.ranked[:_SHOWN_RANKS], start=1):
+        where = describe_setting(setting.values, sweep.names) or "all seeds"
+        yield f"{place}. {metric} {show_mean(setting, metric)}: {where}"
 
 
 def _shown(value: float | None) -> str:

@@ -9,9 +9,8 @@ from nanochat.plurals import several
 from nanochat.recipe.load import load_recipe
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.recipe.show import resolved_yaml
-from nanochat.recipe.sweeps.labels import short_names
 from nanochat.runner.store.sweep_state import SweepState, describe_damage, read_sweep
-from nanochat.runner.sweeps.results.cell_results import group_by_setting, rank, read_results
+from nanochat.runner.sweeps.results.cell_results import group_by_setting, read_sweep_results
 from nanochat.runner.sweeps.results.result_table import describe_setting, show_mean
 from nanochat.storage.layout import SweepFolder, sweep_folders, sweeps_folder
 
@@ -53,12 +52,11 @@ def best_recipe(name: str, base: Path) -> str:
     RecipeError if there is no such sweep, or it does not rank its cells, and PreflightError if no cell is finished.
     """
     folder, state = find_sweep(name, base)
-    ranking = state.section.rank_by
-    if ranking is None:
+    if state.section.ranking is None:
         raise RecipeError(f"the sweep {folder.reference} does not rank its cells; add `sweep.rank_by` to its recipe")
-    ((metric, order),) = ranking.items()
-    settings = group_by_setting(read_results(state, base))
-    ranked = rank(settings, metric, order)
+    metric, order = state.section.ranking
+    sweep = read_sweep_results(folder, state, base)
+    ranked = sweep.ranked
     if not ranked:
         raise PreflightError(
             f"no setting of the sweep {folder.reference} has `{metric}` for all of its seeds yet; "
@@ -68,8 +66,8 @@ def best_recipe(name: str, base: Path) -> str:
     run = winner.cells[0].run
     assert run is not None, "a cell with a result has a run"
     loaded = load_recipe(run.folder.resolved, [f"name={state.name[:59]}_best"])
-    described = describe_setting(winner.values, short_names(list(winner.values)))
-    unranked = len(settings) - len(ranked)
+    described = describe_setting(winner.values, sweep.names)
+    unranked = len(group_by_setting(sweep.cells)) - len(ranked)
     missing = f" ({unranked} more without a result)" if unranked else ""
     return (
         f"# The best of {several(len(ranked), 'setting')}{missing} of the sweep {folder.reference}, by {metric} "

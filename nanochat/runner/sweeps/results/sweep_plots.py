@@ -1,4 +1,4 @@
-"""Pictures of a sweep: the learning curves of all cells in one plot, and the marginal effect of each field."""
+"""Plots of a sweep: the learning curves of all cells together, and the marginal effect of each field."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanochat.plurals import several
 from nanochat.recipe.sweeps.labels import short_names
 from nanochat.runner.report.plots import new_figure, save_figure, smooth
 from nanochat.runner.store.verification import damage_to_read
-from nanochat.runner.sweeps.results.cell_results import CellResult
+from nanochat.runner.sweeps.results.cell_results import CellResult, SweepResults
 from nanochat.runner.sweeps.results.effects import Effect
 from nanochat.runner.sweeps.results.result_table import describe_setting
 from nanochat.storage.series import TRAIN_LOSS
@@ -21,7 +21,7 @@ from nanochat.tracking.points import read_points
 if TYPE_CHECKING:  # imported only when something is drawn, because it takes long
     from matplotlib.axes import Axes
 
-CURVES_PICTURE, EFFECTS_PICTURE = "curves.png", "effects.png"
+CURVES_PLOT, EFFECTS_PLOT = "curves.png", "effects.png"
 _MAX_LEGEND = 12
 _WIDTH, _HEIGHT = 8.4, 4.6
 _BLUE, _GREY = "#34495e", "#b8c4ce"
@@ -29,19 +29,16 @@ _LOG_SPAN = 8.0
 """An axis of numbers is logarithmic if the largest is this many times the smallest."""
 
 
-def draw_curves(
-    results: Sequence[CellResult], base: Path, folder: Path, *, metric: str, is_large_best: bool = False
-) -> list[Path]:
-    """Draw the training loss of every cell by step into one picture, coloured by a result, and return its path."""
+def draw_curves(sweep: SweepResults, base: Path, *, metric: str) -> list[Path]:
+    """Draw the training loss of every cell by step into one plot, coloured by a result, and return its path."""
     from matplotlib import colormaps
 
-    curves = {result.entry.number: curve for result in results if (curve := _loss_curve(result, base)) is not None}
+    curves = {cell.entry.number: curve for cell in sweep.cells if (curve := _loss_curve(cell, base)) is not None}
     if not curves:
         return []
     figure = new_figure(_WIDTH, _HEIGHT, layout="constrained")
     axes = figure.add_subplot()
-    order = _order(results, metric, is_large_best)
-    labels = _labels(results)
+    order, labels = _order(sweep, metric), _labels(sweep)
     for number in sorted(curves, key=lambda number: order[number]):
         steps, values = curves[number]
         color = colormaps["viridis"](order[number])
@@ -53,8 +50,9 @@ def draw_curves(
     axes.grid(alpha=0.3)
     if len(curves) <= _MAX_LEGEND:
         axes.legend(fontsize=8)
-    save_figure(figure, folder / CURVES_PICTURE)
-    return [folder / CURVES_PICTURE]
+    path = sweep.folder.plots / CURVES_PLOT
+    save_figure(figure, path)
+    return [path]
 
 
 def draw_effects(effects: Sequence[Effect], folder: Path, *, metric: str) -> list[Path]:
@@ -70,8 +68,8 @@ def draw_effects(effects: Sequence[Effect], folder: Path, *, metric: str) -> lis
         _draw_effect(axes, effect)
         axes.set(xlabel=", ".join(names[path] for path in effect.paths), ylabel=metric)
         axes.grid(alpha=0.3)
-    save_figure(figure, folder / EFFECTS_PICTURE)
-    return [folder / EFFECTS_PICTURE]
+    save_figure(figure, folder / EFFECTS_PLOT)
+    return [folder / EFFECTS_PLOT]
 
 
 def _draw_effect(axes: Axes, effect: Effect) -> None:
@@ -107,21 +105,17 @@ def _loss_curve(result: CellResult, base: Path) -> tuple[list[int], list[float]]
     return ([point.step for point in points], [point.value for point in points]) if points else None
 
 
-def _order(results: Sequence[CellResult], metric: str, is_large_best: bool) -> Mapping[int, float]:
+def _order(sweep: SweepResults, metric: str) -> Mapping[int, float]:
     """Return the place of each cell among all by a metric, from 0 for the best to 0.9. Cells without it come last."""
-    sign = -1 if is_large_best else 1
-    numbers = sorted(results, key=lambda x: sign * x.metrics[metric] if metric in x.metrics else math.inf)
+    sign = -1 if sweep.state.section.ranking == (metric, "max") else 1
+    numbers = sorted(sweep.cells, key=lambda x: sign * x.metrics[metric] if metric in x.metrics else math.inf)
     return {result.entry.number: 0.9 * i / max(1, len(numbers) - 1) for i, result in enumerate(numbers)}
 
 
-def _labels(results: Sequence[CellResult]) -> Mapping[int, str]:
-    names = short_names(list(results[0].entry.values))
-    has_seeds = len({result.entry.seed for result in results}) > 1
-    parts = {
-        result.entry.number: [
-            describe_setting(result.entry.values, names),
-            f"seed {result.entry.seed}" if has_seeds else "",
-        ]
-        for result in results
-    }
-    return {number: ", ".join(filter(None, words)) for number, words in parts.items()}
+def _labels(sweep: SweepResults) -> Mapping[int, str]:
+    has_seeds = len({cell.entry.seed for cell in sweep.cells}) > 1
+    labels = {}
+    for cell in sweep.cells:
+        parts = [describe_setting(cell.entry.values, sweep.names), f"seed {cell.entry.seed}" if has_seeds else ""]
+        labels[cell.entry.number] = ", ".join(filter(None, parts))
+    return labels

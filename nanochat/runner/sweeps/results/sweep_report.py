@@ -7,17 +7,17 @@ from pathlib import Path
 
 from nanochat.plan.quantities import show_value
 from nanochat.plurals import several
-from nanochat.recipe.sweeps.labels import short_names, show_swept
+from nanochat.recipe.sweeps.labels import show_swept
 from nanochat.runner.report.html import render_html
-from nanochat.runner.report.markdown import code_span, escape, join_parts, markdown_table, paragraphs
+from nanochat.runner.report.markdown import code_span, escape, join_parts, markdown_table, paragraphs, plot_image
 from nanochat.runner.scaling_laws.analysis import describe
 from nanochat.runner.scaling_laws.scaling_plots import draw_scaling
 from nanochat.runner.store.sweep_state import SweepState
-from nanochat.runner.sweeps.results.cell_results import CellResult, count_statuses, group_by_setting, rank, read_results
+from nanochat.runner.sweeps.results.cell_results import CellResult, SweepResults, count_statuses, read_sweep_results
 from nanochat.runner.sweeps.results.effects import Effect, list_effects
 from nanochat.runner.sweeps.results.fit_law import fit_law, loss_name
 from nanochat.runner.sweeps.results.result_table import cell_rows, show_mean, shown_metrics
-from nanochat.runner.sweeps.results.sweep_plots import CURVES_PICTURE, EFFECTS_PICTURE, draw_curves, draw_effects
+from nanochat.runner.sweeps.results.sweep_plots import CURVES_PLOT, EFFECTS_PLOT, draw_curves, draw_effects
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import SweepFolder
 
@@ -34,72 +34,73 @@ A parameter is a scaling parameter here (the matrices of the blocks and `lm_head
 
 
 def write_sweep_report(folder: SweepFolder, state: SweepState, base: Path, *, with_plots: bool = True) -> Path:
-    """Write `report.md`, `report.html` and the pictures into the sweep's folder, and return the path of `report.md`."""
-    results = read_results(state, base)
-    plots = _draw(folder, state, results, base) if with_plots else []
-    text = sweep_report(state, results, plots=[path.name for path in plots])
+    """Write `report.md`, `report.html` and the plots into the sweep's folder, and return the path of `report.md`."""
+    sweep = read_sweep_results(folder, state, base)
+    plots = _draw(sweep, base) if with_plots else []
+    text = sweep_report(sweep, plots=[path.name for path in plots])
     pictures = {f"{folder.plots.name}/{path.name}": path for path in plots}
     write_text(folder.report_page, render_html(text, pictures, attached=(folder.recipe, folder.resolved)))
     write_text(folder.report, text)
     return folder.report
 
 
-def sweep_report(state: SweepState, results: Sequence[CellResult], *, plots: Sequence[str]) -> str:
-    """Return the report as markdown. `plots` names the pictures in `plots/`."""
-    metric = _main_metric(state, results)
-    effects = list_effects(results, metric, zipped=state.section.zip) if metric else []
-    law = fit_law(state, results)
-    scaling = [name for name in plots if name not in (CURVES_PICTURE, EFFECTS_PICTURE)]
-    failures = [result for result in results if result.message]
-    head, rows, columns = cell_rows(state, results)
+def sweep_report(sweep: SweepResults, *, plots: Sequence[str]) -> str:
+    """Return the report as markdown. `plots` names the plots in `plots/`."""
+    state, cells = sweep.state, sweep.cells
+    law = fit_law(sweep)
+    scaling = [name for name in plots if name not in (CURVES_PLOT, EFFECTS_PLOT)]
+    messages = [f"cell {cell.entry.number}: {cell.message}" for cell in cells if cell.message]
+    effects = _effects(sweep)
+    head, rows, columns = cell_rows(sweep)
     parts = [
         f"# {escape(state.name)}",
         paragraphs(state.description),
-        f"{several(len(results), 'cell')}: {count_statuses(results)}.",
-        *(["## The best", _ranking(state, results)] if state.section.rank_by else ()),
+        f"{several(len(cells), 'cell')}: {count_statuses(cells)}.",
+        *(["## The best", _ranking(sweep, state.section.ranking[0])] if state.section.ranking else ()),
         *(["## What each field does", _EFFECTS_INTRO, *map(_effect_table, effects)] if effects else ()),
-        *([_image(EFFECTS_PICTURE)] if EFFECTS_PICTURE in plots else ()),
-        *(["## Scaling law", _LAW_INTRO, _list(describe(law)), *map(_image, scaling)] if law is not None else ()),
-        *(["## Learning curves", _CURVES_INTRO, _image(CURVES_PICTURE)] if CURVES_PICTURE in plots else ()),
+        *([plot_image(EFFECTS_PLOT)] if EFFECTS_PLOT in plots else ()),
+        *(["## Scaling law", _LAW_INTRO, _list(describe(law)), *map(plot_image, scaling)] if law is not None else ()),
+        *(["## Learning curves", _CURVES_INTRO, plot_image(CURVES_PLOT)] if CURVES_PLOT in plots else ()),
         "## All cells",
         markdown_table(head, columns, rows),
-        *(["## Messages", _list([f"cell {x.entry.number}: {x.message}" for x in failures])] if failures else ()),
+        *(["## Messages", _list(messages)] if messages else ()),
         "## What was run",
         f"Command: {code_span(state.command)}",
-        _run_table(results),
+        _run_table(cells),
     ]
     return join_parts(parts) + "\n"
 
 
-def _main_metric(state: SweepState, results: Sequence[CellResult]) -> str:
+def _main_metric(sweep: SweepResults) -> str:
     """Return the result that ranks the cells, else the one that says most about them; empty if there are none."""
-    return next(iter(shown_metrics(state, results)), "")
+    return next(iter(shown_metrics(sweep)), "")
 
 
-def _draw(folder: SweepFolder, state: SweepState, results: Sequence[CellResult], base: Path) -> list[Path]:
-    metric = _main_metric(state, results)
+def _effects(sweep: SweepResults) -> list[Effect]:
+    metric = _main_metric(sweep)
+    return list_effects(sweep.cells, metric, zipped=sweep.state.section.zip) if metric else []
+
+
+def _draw(sweep: SweepResults, base: Path) -> list[Path]:
+    metric, folder = _main_metric(sweep), sweep.folder.plots
     if not metric:
         return []
-    drawn = draw_effects(list_effects(results, metric, zipped=state.section.zip), folder.plots, metric=metric)
-    if (law := fit_law(state, results)) is not None:
-        drawn += draw_scaling(law, folder.plots, loss_name=loss_name(state))
-    is_large_best = (state.section.rank_by or {}).get(metric) == "max"
-    return [*drawn, *draw_curves(results, base, folder.plots, metric=metric, is_large_best=is_large_best)]
+    drawn = draw_effects(_effects(sweep), folder, metric=metric)
+    if (law := fit_law(sweep)) is not None:
+        drawn += draw_scaling(law, folder, loss_name=loss_name(sweep.state))
+    return [*drawn, *draw_curves(sweep, base, metric=metric)]
 
 
-def _ranking(state: SweepState, results: Sequence[CellResult]) -> str:
-    ((metric, order),) = (state.section.rank_by or {}).items()
-    ranked = rank(group_by_setting(results), metric, order)
-    if not ranked:
+def _ranking(sweep: SweepResults, metric: str) -> str:
+    if not sweep.ranked:
         return "No setting has results for all of its seeds yet."
-    paths = list(ranked[0].values)
-    names = short_names(paths)
+    names = sweep.names
     rows = [
-        (str(place), *(show_swept(setting.values[path]) for path in paths), show_mean(setting, metric))
-        for place, setting in enumerate(ranked, start=1)
+        (str(place), *(show_swept(setting.values[path]) for path in names), show_mean(setting, metric))
+        for place, setting in enumerate(sweep.ranked, start=1)
     ]
-    table = markdown_table(("place", *(names[path] for path in paths), metric), "r" * (len(paths) + 2), rows)
-    return f"{table}\n\n`nanochat-run best {state.name}` prints the recipe of the first place."
+    table = markdown_table(("place", *names.values(), metric), "r" * (len(names) + 2), rows)
+    return f"{table}\n\n`nanochat-run best {sweep.state.name}` prints the recipe of the first place."
 
 
 def _effect_table(effect: Effect) -> str:
@@ -120,10 +121,6 @@ def _effect_table(effect: Effect) -> str:
 def _run_table(results: Sequence[CellResult]) -> str:
     rows = [(str(x.entry.number), x.run.reference if x.run is not None else x.entry.run) for x in results]
     return markdown_table(("cell", "run"), "rl", rows)
-
-
-def _image(name: str) -> str:
-    return f"![{name.removesuffix('.png').replace('_', ' ')}](plots/{name})"
 
 
 def _list(lines: Sequence[str]) -> str:

@@ -9,8 +9,8 @@ from nanochat.errors import OK, InterruptedRun, worst
 from nanochat.runner.run_snapshot import Snapshot, exit_code_of, take_snapshot
 from nanochat.runner.store.locks import is_locked
 from nanochat.runner.store.sweep_state import SweepState, read_sweep
-from nanochat.runner.sweeps.results.cell_results import count_statuses, read_results
-from nanochat.runner.sweeps.results.summary import SweepSummary
+from nanochat.runner.sweeps.results.cell_results import SweepResults, count_statuses, read_sweep_results
+from nanochat.runner.sweeps.results.result_table import headline
 from nanochat.storage.layout import SweepFolder
 
 
@@ -18,13 +18,13 @@ def take_sweep_snapshot(folder: SweepFolder, state: SweepState, base: Path) -> S
     """Return the progress of a sweep: a snapshot of its last cell that has begun, and the number of cells by status."""
     is_active = is_locked(folder)  # before the cells are read: what ends afterwards is seen next time
     state = read_sweep(folder) or state  # a search adds cells
-    summary = SweepSummary(folder=folder, state=state, results=tuple(read_results(state, base)), is_active=is_active)
-    counts = (("cells:", count_statuses(summary.results)),)
-    running = [x for x in summary.results if x.status == "running" and x.run is not None]
+    sweep = read_sweep_results(folder, state, base, is_active=is_active)
+    counts = (("cells:", count_statuses(sweep.cells)),)
+    running = [x for x in sweep.cells if x.status == "running" and x.run is not None]
     if not running or running[-1].run is None:
         return Snapshot(
-            reference=folder.reference, status=summary.status, message=summary.headline(),
-            exit_code=OK if is_active else _exit_code(summary), is_active=is_active, stages=counts,
+            reference=folder.reference, status=sweep.status, message=headline(sweep),
+            exit_code=OK if is_active else _exit_code(sweep), is_active=is_active, stages=counts,
             title=None, fraction=0.0, text="", curve_name=None, curve=([], []),
         )  # fmt: skip
     cell, number = take_snapshot(running[-1].run, base), f"cell {running[-1].entry.number}/{state.final_cell_count}"
@@ -39,10 +39,10 @@ def take_sweep_snapshot(folder: SweepFolder, state: SweepState, base: Path) -> S
     )
 
 
-def _exit_code(summary: SweepSummary) -> int:
+def _exit_code(sweep: SweepResults) -> int:
     """Return the exit code of the command that ran the cells: that of the worst, unless it was stopped."""
-    if summary.status == "interrupted":
+    if sweep.status == "interrupted":
         return InterruptedRun.exit_code
-    ended = (x.run.state for x in summary.results if x.run is not None and x.status in ("failed", "finished"))
+    ended = (x.run.state for x in sweep.cells if x.run is not None and x.status in ("failed", "finished"))
     kind = worst(map(exit_code_of, ended))
     return OK if kind is None else kind.exit_code

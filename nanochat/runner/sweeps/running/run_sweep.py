@@ -6,6 +6,7 @@ Cells that fail leave the others alone, and the command ends with the exit code 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nanochat.errors import RecipeError
@@ -22,8 +23,8 @@ from nanochat.runner.store.sweep_state import SweepState, read_sweep
 from nanochat.runner.sweeps.preparing.open_sweep import open_sweep
 from nanochat.runner.sweeps.preparing.prepare_sweep import PreparedCell, PreparedSweep, prepare_sweep
 from nanochat.runner.sweeps.preparing.sweep_plan_report import sweep_report_text
-from nanochat.runner.sweeps.results.cell_results import count_statuses, read_results
-from nanochat.runner.sweeps.results.result_table import ranking, result_table, result_text
+from nanochat.runner.sweeps.results.cell_results import count_statuses, read_results, read_sweep_results
+from nanochat.runner.sweeps.results.result_table import result_table, result_text
 from nanochat.runner.sweeps.results.sweep_report import write_sweep_report
 from nanochat.runner.sweeps.running.cell_runner import CellFailure, CellRunner, SweepRequest, raise_worst
 from nanochat.runner.sweeps.running.search import check_engine, run_search
@@ -55,9 +56,9 @@ def run_sweep(loaded: LoadedRecipe, request: SweepRequest, display: Display) -> 
     write_text(folder.plan_text, plan)
     failures = _run(request, sweep, folder, state, sweep.cells, slots, display)
     state = read_sweep(folder) or state
-    results = read_results(state, request.base)
-    display.log_line(f"{result_text(state, results)}\nreport: {folder.report}")
-    if ranking(state, results):
+    results = read_sweep_results(folder, state, request.base)
+    display.log_line(f"{result_text(results)}\nreport: {folder.report}")
+    if results.ranked:
         display.log_line(f"the best recipe: nanochat-run best {state.name}")
     raise_worst(failures, len(state.cells))
     return folder
@@ -81,7 +82,8 @@ def run_one_cell(loaded: LoadedRecipe, request: SweepRequest, display: Display, 
     failures = _run(request, sweep, folder, state, [cell], [Slot()], display)
     if failures:
         raise failures[0].error
-    display.log_line(result_table(state, [x for x in read_results(state, request.base) if x.entry.number == number]))
+    results = read_sweep_results(folder, state, request.base)
+    display.log_line(result_table(replace(results, cells=tuple(x for x in results.cells if x.entry.number == number))))
     return folder
 
 

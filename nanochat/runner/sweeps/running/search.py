@@ -58,8 +58,8 @@ def propose(
     """
     import optuna
 
-    assert sweep.search is not None and sweep.rank_by is not None, "the recipe has a search with a ranking"
-    ((metric, order),) = sweep.rank_by.items()
+    assert sweep.search is not None and sweep.ranking is not None, "the recipe has a search with a ranking"
+    metric, order = sweep.ranking
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     spaces = {path: _distribution(space) for path, space in sweep.search.space.items()}
     known = [_values_in(sweep.search, setting) for setting in tried]

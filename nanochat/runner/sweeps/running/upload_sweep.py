@@ -11,8 +11,8 @@ from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.report.markdown import escape
 from nanochat.runner.store.provenance import this_process
 from nanochat.runner.store.sweep_state import SweepState, read_sweep
-from nanochat.runner.sweeps.results.cell_results import read_results
-from nanochat.runner.sweeps.results.summary import SweepSummary
+from nanochat.runner.sweeps.results.cell_results import read_sweep_results
+from nanochat.runner.sweeps.results.result_table import headline
 from nanochat.runner.upload.build_view import RUN_STATUS
 from nanochat.runner.upload.run_tags import process_tags
 from nanochat.runner.upload.sweep_view import sweep_view
@@ -49,11 +49,9 @@ def _view(folder: SweepFolder, state: SweepState, base: Path, *, has_ended: bool
     if not has_ended:
         return sweep_view(folder, state, tags=tags)
     state = read_sweep(folder) or state  # a search has added cells
-    results = read_results(state, base)
-    summary = SweepSummary(folder=folder, state=state, results=tuple(results))
-    metrics = {"cells_finished": float(sum(result.status == "finished" for result in results))}
-    if summary.best is not None:
-        metric, best = summary.best
-        metrics[f"best/{metric_name(metric)}"] = best.mean(metric) or 0.0
-    headline, status = f"**{escape(summary.headline())}**", RUN_STATUS[summary.status]
-    return sweep_view(folder, state, tags=tags, status=status, metrics=metrics, headline=headline)
+    sweep = read_sweep_results(folder, state, base)
+    metrics = {"cells_finished": float(sum(cell.status == "finished" for cell in sweep.cells))}
+    if (ranking := state.section.ranking) is not None and sweep.ranked:
+        metrics[f"best/{metric_name(ranking[0])}"] = sweep.ranked[0].mean(ranking[0]) or 0.0
+    description = f"**{escape(headline(sweep))}**"
+    return sweep_view(folder, state, tags=tags, status=RUN_STATUS[sweep.status], metrics=metrics, headline=description)
