@@ -24,7 +24,7 @@ import pytest
 from nanochat import runtime
 
 if TYPE_CHECKING:  # MLX is imported once its device is chosen, below
-    from nanochat.model.config import Architecture
+    from nanochat.model.architectures import Architecture
     from nanochat.model.gpt import GPT
     from nanochat.tokenizer.bpe import Tokenizer
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, VARIANTS, GPTConfig
+from nanochat.model.architectures import VARIANTS
+from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
 
 Format = Literal["mlx", "hf", "torch"]
 OWN_MODEL_TYPE = "nanochat_gpt"

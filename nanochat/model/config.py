@@ -1,6 +1,6 @@
 """GPTConfig: the numbers that define a model, and the parameter shapes, windows and FLOPs that follow. No MLX.
 
-Not here: initial values (`init`), the forward pass (`gpt`).
+Not here: what differs between architectures (`architectures`), initial values (`init`), the forward pass (`gpt`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
+from nanochat.model.architectures import VARIANTS, Architecture, Variant
 from nanochat.plurals import several
-
-Architecture = Literal["seed", "current", "portable"]
 
 VOCAB_MULTIPLE = 64
 """The rows of the embedding and lm_head are padded to a multiple of this; token ids stay below vocab_size."""
@@ -30,57 +29,8 @@ DEPTH_WIDTH, DEPTH_HEAD_DIM = 64, 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
-    """The constants and optional parts that differ between architectures. The defaults are those of `seed`."""
-
-    norm_eps: float = 1e-6
-    rope_base: float = 10_000.0
-    qk_scale: float = 1.0
-    """Factor on q and on k after their norm."""
-    gate_channels: int = 32
-    """The value gate reads this many leading channels of a block's normed input."""
-    gate_scale: float = 2.0
-    """The value gate is gate_scale * sigmoid(...)."""
-    has_smear: bool = False
-    has_backout: bool = False
-    has_value_embeddings: bool = True
-    has_residual_lambdas: bool = True
-    """Whether each block's input is resid_lambda * x + x0_lambda * x0; otherwise it is x."""
-    has_short_windows: bool = True
-
-    @property
-    def default_window_pattern(self) -> str:
-        return "SSSL" if self.has_short_windows else "L"
-
-
-VARIANTS: dict[Architecture, Variant] = {
-    "seed": Variant(),
-    "current": Variant(
-        norm_eps=2.0**-23,  # the machine epsilon of float32
-        rope_base=100_000.0,
-        qk_scale=1.2,
-        gate_channels=12,
-        gate_scale=3.0,
-        has_smear=True,
-        has_backout=True,
-    ),
-    "portable": Variant(
-        norm_eps=1e-5,  # mlx-lm's model has no other; transformers reads it from its config
-        gate_channels=0,
-        has_value_embeddings=False,
-        has_residual_lambdas=False,
-        has_short_windows=False,
-    ),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """The model's shape and architecture; the defaults are the seed architecture.
-
-    `seed` is NanoChat MLX, and `current` is nanochat as of 2026-07. `portable` is nanochat as of 2025-10, which mlx-lm
-    and transformers call `nanochat`: `seed` without value embeddings, residual lambdas and short windows.
-    """
+    """The model's shape and architecture. The defaults are those of NanoChat MLX."""
 
     sequence_len: int = 2048
     """Context length in tokens, from which the windows are derived."""
@@ -107,13 +57,13 @@ class GPTConfig:
 
     @classmethod
     def from_depth(cls, depth: int, *, architecture: Architecture = "seed") -> GPTConfig:
-        """Return the config of width 64 * depth rounded up to a multiple of 128, and heads of 128."""
-        n_head, width = -(-DEPTH_WIDTH * depth // DEPTH_HEAD_DIM), DEPTH_HEAD_DIM
+        """Return the config of `depth` layers, whose width follows: see `DEPTH_WIDTH`."""
+        n_head = -(-DEPTH_WIDTH * depth // DEPTH_HEAD_DIM)
         return cls(
             n_layer=depth,
             n_head=n_head,
             n_kv_head=n_head,
-            n_embd=n_head * width,
+            n_embd=n_head * DEPTH_HEAD_DIM,
             window_pattern=VARIANTS[architecture].default_window_pattern,
             architecture=architecture,
         )

@@ -121,7 +121,7 @@ class CausalSelfAttention(Module):
         output = c_proj attention(q, k, v)
 
     Parameters: c_q (C, C), c_k and c_v (G * D, C), c_proj (C, C), and ve_gate (G, gate_channels) if the layer has value
-    embeddings. ve_gate reads only the first gate_channels channels of x. `config.Variant` has the constants.
+    embeddings. ve_gate reads only the first gate_channels channels of x. `architectures.Variant` has the constants.
     """
 
     def __init__(self, config: GPTConfig, layer: int, attend: Attend) -> None:

@@ -28,7 +28,8 @@ import numpy as np
 from parts.measuring import describe_machine, median_and_range, option_parser
 
 from nanochat import runtime
-from nanochat.model.config import VARIANTS, Architecture, GPTConfig
+from nanochat.model.architectures import VARIANTS, Architecture
+from nanochat.model.config import GPTConfig
 
 if TYPE_CHECKING:  # MLX is imported after `runtime.prepare`
     import mlx.core as mx

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # NumPy and MLX are imported after `runtime.prepare`
     from nanochat.data.packing.document_packer import IntArray
     from nanochat.data.sources import SourceSpec
     from nanochat.evals.bits_per_byte import TokenBatch
-    from nanochat.model.config import Architecture
+    from nanochat.model.architectures import Architecture
     from nanochat.optim.groups import Variant
     from nanochat.optim.optimizer import Optimizer
     from nanochat.tokenizer.bpe import Tokenizer

@@ -20,7 +20,7 @@ from nanochat.inference.kv_cache import (
 from nanochat.model.config import GPTConfig
 
 TOLERANCE = 1e-4  # float32, logits of size up to 15
-ARCHITECTURES = ["seed", "current", "portable"]
+VARIANTS = ["seed", "current", "portable"]
 SEQUENCE_LEN = {"seed": 24, "current": 384, "portable": 24}  # short windows of 12 and of 128
 
 
@@ -40,7 +40,7 @@ def make_model(make_random_model):
     return make
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=VARIANTS)
 def model(request, make_model):
     return make_model(request.param)
 
@@ -107,7 +107,7 @@ def test_cached_chunks_of_any_size_equal_uncached(model, data):
 
 
 @pytest.mark.usefixtures("_each_path")
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", VARIANTS)
 @pytest.mark.parametrize("n_kv_head", [1, 4])
 def test_decoding_beyond_the_window_equals_uncached(make_model, architecture, n_kv_head, decode):
     """Rows fill the rings of windowed layers, from the start where these are short, else after most of a window.

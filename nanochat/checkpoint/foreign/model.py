@@ -14,7 +14,8 @@ import mlx.core as mx
 from nanochat.checkpoint.config_file import config_from
 from nanochat.checkpoint.foreign.model_parts import ForeignModel, read_json
 from nanochat.errors import PreflightError
-from nanochat.model.config import VARIANTS, Architecture, GPTConfig
+from nanochat.model.architectures import VARIANTS, Architecture
+from nanochat.model.config import GPTConfig
 from nanochat.model.weights.torch_import import import_weights, read_tensors
 
 TORCH_EPS = 2.0**-23

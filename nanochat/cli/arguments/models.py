@@ -7,7 +7,7 @@ from typing import get_args
 
 from nanochat.cli.arguments.parser import Parser, Verb, add_device, add_model, port, positive
 from nanochat.inference.batch_sizes import GENERATED_ROWS
-from nanochat.model.config import VARIANTS
+from nanochat.model.architectures import VARIANTS
 
 
 def _serve(parser: Parser) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nanochat.model.config import DEPTH_HEAD_DIM, VARIANTS, GPTConfig
+from nanochat.model.architectures import VARIANTS
+from nanochat.model.config import DEPTH_HEAD_DIM, GPTConfig
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.schema import recipe as schema

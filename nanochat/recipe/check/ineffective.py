@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from nanochat.model.config import VARIANTS
+from nanochat.model.architectures import VARIANTS
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema.evaluation_sections import BpbSuite, Generation, QuestionProblems, QuestionsSuite

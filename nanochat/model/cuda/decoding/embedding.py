@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from nanochat.model.config import SMEAR_CHANNELS, Variant
+from nanochat.model.architectures import Variant
+from nanochat.model.config import SMEAR_CHANNELS
 from nanochat.model.cuda.decoding.linear import stream_width
 from nanochat.model.cuda.launch import THREADS, Kernel
 
