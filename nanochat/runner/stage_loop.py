@@ -11,7 +11,7 @@ from pathlib import Path
 from nanochat.errors import InterruptedRun, LockError, NanochatError, PreflightError
 from nanochat.plan.plan import INIT_FROM, StagePlan
 from nanochat.plan.stages import STAGES
-from nanochat.runner.preflight.data_checks import fetch_inputs, fetch_sources
+from nanochat.runner.preflight.fetch import fetch_inputs, fetch_sources
 from nanochat.runner.preflight.run_context import RunContext
 from nanochat.runner.process.execute_stage import StageAttempt, execute_stage
 from nanochat.runner.process.interrupts import Interrupts
@@ -78,22 +78,18 @@ def _run_stage(
     name = stage.name
     with claims(context.request.base):
         lookup = _look_up(context, stage, records)
-        if lookup.record is not None:
-            session.use_cached(name, lookup.folder, lookup.record.output_digest)
+        cached = _use_cached(context, session, lookup)
     title = session.state.entry(name).title
-    if lookup.record is not None:
+    if cached is not None:
         sweep_checkpoints(lookup.folder)
-        context.display.log_line(cache_line(title, lookup, lookup.record))
-        return lookup.record
+        return cached
     with _stage_lock(context, lookup, title, interrupts) as lock:
         if (owner := lock.taken_over_from) is not None:
             ended = f"process {owner.pid} on {owner.host}, which has ended"
             context.display.log_line(f"{title}: took over the lock of {ended}")
         lookup = _look_up(context, stage, records, is_held=True)
-        if lookup.record is not None:  # another run finished it while this one waited for the lock
-            session.use_cached(name, lookup.folder, lookup.record.output_digest)
-            context.display.log_line(cache_line(title, lookup, lookup.record))
-            return lookup.record
+        if (cached := _use_cached(context, session, lookup)) is not None:
+            return cached  # another run finished it while this one waited for the lock
         if (failure := context.request.failed_stages.get(lookup.folder.path)) is not None:
             raise type(failure)(f"{name}, which another cell shares, failed there: {failure}")
         record = _compute_stage(context, session, interrupts, lookup, lock, records)
@@ -102,6 +98,15 @@ def _run_stage(
     remark = time_remark(record)
     context.display.log_line(f"{title}: done{f' ({remark})' if remark else ''}{result_line(record)}")
     return record
+
+
+def _use_cached(context: RunContext, session: Session, lookup: ResolvedStage) -> StageRecord | None:
+    """Take a stage from the cache and return its record, or return None if it has to run."""
+    if lookup.record is not None:
+        session.use_cached(lookup.stage.name, lookup.folder, lookup.record.output_digest)
+        title = session.state.entry(lookup.stage.name).title
+        context.display.log_line(cache_line(title, lookup, lookup.record))
+    return lookup.record
 
 
 @contextmanager

@@ -23,13 +23,8 @@ from nanochat.runner.store.run_catalog import Run, describe_damage, find_run, li
 from nanochat.runner.store.sweep_state import describe_damage as describe_damaged_sweep
 from nanochat.runner.sweeps.results.cell_results import read_results, read_sweep_results
 from nanochat.runner.sweeps.results.result_table import headline
-from nanochat.runner.sweeps.results.summary import (
-    list_damaged_sweeps,
-    list_sweeps,
-    summary_to_json,
-    sweep_to_json,
-)
-from nanochat.runner.sweeps.results.sweep_catalog import look_for_sweep
+from nanochat.runner.sweeps.results.sweep_catalog import list_damaged_sweeps, list_sweeps, look_for_sweep
+from nanochat.runner.sweeps.results.sweep_json import summary_to_json, sweep_to_json
 from nanochat.runner.sweeps.results.sweep_report import write_sweep_report
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import runs_folder

@@ -1,4 +1,4 @@
-"""A line of `nanochat-run doctor`: a thing of this machine, its state, and what to do about it."""
+"""One line of `nanochat-run doctor`: a property of this machine, and what to do if something is wrong with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Level = Literal["ok", "hint", "warning", "failure"]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A thing of this machine, and what to do about it if something is not as it should be."""
+    """A property of this machine or of the installation, and the remedy if something is wrong with it."""
 
     name: str
     text: str

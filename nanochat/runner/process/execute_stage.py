@@ -20,13 +20,13 @@ from nanochat.runner.display import Display
 from nanochat.runner.process.child import COMMAND, LAUNCHER, ChildExit, Progress, run_child
 from nanochat.runner.process.exit_status import StageBugError, describe_halving, halve_batch, raise_for_exit
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.process.suite_reuse import reuse_suites
 from nanochat.runner.store import record as records
 from nanochat.runner.store.cleanup.checkpoint_cleanup import delete_checkpoints
 from nanochat.runner.store.last_batch import last_halvings
 from nanochat.runner.store.locks import StageLock
 from nanochat.runner.store.record import Cost, Provenance, StageRecord
 from nanochat.runner.store.stage_cache import ResolvedStage, newest_step
+from nanochat.runner.store.suite_cache import reuse_suites
 from nanochat.runtime import BASE_DIR
 from nanochat.storage.files import folder_bytes, write_text
 from nanochat.storage.integrity import FileDigest

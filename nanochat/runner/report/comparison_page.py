@@ -1,4 +1,4 @@
-"""One HTML page that compares several runs: their results, their recipes, and their curves in the same pictures."""
+"""One HTML page that compares several runs: their results, their recipes, and their curves in the same plots."""
 
 from __future__ import annotations
 

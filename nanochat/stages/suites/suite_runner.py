@@ -2,7 +2,7 @@
 
 A finished suite has its records in `out/tables/NAME.jsonl` and its scores in `suites/NAME.json`, which is written last.
 The stage's folder belongs to one fingerprint, so saved suites are never stale. The runner also copies suites there that
-an earlier evaluation of the same model has computed in the same way (`runner.process.suite_reuse`).
+an earlier evaluation of the same model has computed in the same way (`runner.store.suite_cache`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.errors import InterruptedRun, PreflightError
-from nanochat.runner.preflight.data_checks import check_inputs, fetch_sources
+from nanochat.runner.preflight.data_checks import check_inputs
+from nanochat.runner.preflight.fetch import fetch_sources
 from nanochat.runner.process.interrupts import Interrupts
 
 
@@ -69,7 +70,7 @@ def test_fingerprints_stay_the_same_when_bad_lines_are_removed(bench):
 def test_fetch_sources_shows_progress_and_stops_on_a_signal(bench, monkeypatch):
     overrides = ["chat_eval=null", "sources.text={uri: 'hf://datasets/a/b'}"]
     stage, interrupts = bench.prepare(*overrides).plan.stage("tokenizer"), Interrupts()
-    monkeypatch.setattr("nanochat.runner.preflight.data_checks.fetch", lambda source, progress, **_: progress(50, 200))
+    monkeypatch.setattr("nanochat.runner.preflight.fetch.fetch", lambda source, progress, **_: progress(50, 200))
     fetch_sources(stage, bench.base, display=bench.display, interrupts=interrupts)
     assert bench.display.progress == [("download text", 0.25, "50 B of 200 B")]
     interrupts.count = 1
@@ -81,7 +82,7 @@ def test_failed_download_ends_the_run_before_any_stage(bench, monkeypatch):
     def refuse(source, **_):
         raise PreflightError("no route")
 
-    monkeypatch.setattr("nanochat.runner.preflight.data_checks.fetch", refuse)
+    monkeypatch.setattr("nanochat.runner.preflight.fetch.fetch", refuse)
     with pytest.raises(PreflightError, match="no route"):
         bench.run()
     assert bench.calls() == []

@@ -13,7 +13,7 @@ from nanochat.runner.store.locks import sweep_lock
 from nanochat.runner.store.sweep_state import CellEntry
 from nanochat.runner.sweeps.results.cell_results import CellResult, Setting
 from nanochat.runner.sweeps.results.result_table import headline
-from nanochat.runner.sweeps.results.summary import list_sweeps
+from nanochat.runner.sweeps.results.sweep_catalog import list_sweeps
 from nanochat.runner.sweeps.results.sweep_snapshot import take_sweep_snapshot
 from nanochat.runner.sweeps.running.search import propose
 from nanochat.storage.layout import sweep_folders

@@ -8,7 +8,7 @@ from dataclasses import replace
 from nanochat.runner.scaling_laws.analysis import analyse
 from nanochat.runner.scaling_laws.trained_models import TrainedModel
 from nanochat.runner.sweeps.results.cell_results import SweepResults, read_sweep_results
-from nanochat.runner.sweeps.results.summary import sweep_to_json
+from nanochat.runner.sweeps.results.sweep_json import sweep_to_json
 
 
 def law_points():
@@ -23,7 +23,7 @@ def law_points():
 
 def test_json_of_a_sweep_has_the_documented_keys_the_ranking_and_the_law(sweep, check_keys, monkeypatch):
     law = analyse(law_points(), "isoflop")
-    monkeypatch.setattr("nanochat.runner.sweeps.results.summary.fit_law", lambda sweep: law)
+    monkeypatch.setattr("nanochat.runner.sweeps.results.sweep_json.fit_law", lambda sweep: law)
     folder = sweep.open()
     measured = {"base_eval.bpb": (1.75, 1.5, 1.625)}
     results = [

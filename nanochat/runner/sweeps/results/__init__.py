@@ -1,1 +1,1 @@
-"""The results of a sweep: tables, effects, pictures, the report and the best recipe."""
+"""The results of a sweep: tables, effects, plots, the report and the best recipe."""

@@ -1,4 +1,4 @@
-"""The scaling law of a sweep with `fit`: from the results of its cells to sentences and pictures."""
+"""Fits the scaling law that a sweep asks for with `fit` to the results of its cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find a sweep by its name, and the recipe that won it."""
+"""Find the sweeps on this machine, a sweep by its name, and the recipe that won it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,25 @@ from nanochat.plurals import several
 from nanochat.recipe.load import load_recipe
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.recipe.show import resolved_yaml
+from nanochat.runner.store.locks import is_locked
 from nanochat.runner.store.sweep_state import SweepState, describe_damage, read_sweep
-from nanochat.runner.sweeps.results.cell_results import group_by_setting, read_sweep_results
+from nanochat.runner.sweeps.results.cell_results import SweepResults, group_by_setting, read_sweep_results
 from nanochat.runner.sweeps.results.result_table import describe_setting, show_mean
 from nanochat.storage.layout import SweepFolder, sweep_folders, sweeps_folder
+
+
+def list_sweeps(base: Path) -> list[SweepResults]:
+    """Return the sweeps whose state can be read, the newest last."""
+    return [
+        read_sweep_results(folder, state, base, is_active=is_locked(folder))
+        for folder in sweep_folders(base)
+        if (state := read_sweep(folder)) is not None
+    ]
+
+
+def list_damaged_sweeps(base: Path) -> list[SweepFolder]:
+    """Return the folders of sweeps whose state cannot be read, sorted by their time."""
+    return [folder for folder in sweep_folders(base) if read_sweep(folder) is None]
 
 
 def find_sweep(name: str, base: Path) -> tuple[SweepFolder, SweepState]:

@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from nanochat.plan.fingerprint import fingerprint_document
-from nanochat.runner.process.suite_reuse import reuse_suites
 from nanochat.runner.store.record import StageIdentity, read_identity
+from nanochat.runner.store.suite_cache import reuse_suites
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import stage_folder, stage_folders
 from nanochat.storage.suite_files import read_suite, write_suite

@@ -1,33 +1,15 @@
-"""Lists the sweeps of this machine, and shows one as JSON: in short for `ls`, or with all results for its report."""
+"""A sweep as JSON: in short for `ls`, or with all results for its report."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 
 from pydantic import JsonValue
 
 from nanochat.runner.scaling_laws.analysis import analysis_to_json
-from nanochat.runner.store.locks import is_locked
-from nanochat.runner.store.sweep_state import read_sweep
-from nanochat.runner.sweeps.results.cell_results import CellResult, Setting, SweepResults, read_sweep_results
+from nanochat.runner.sweeps.results.cell_results import CellResult, Setting, SweepResults
 from nanochat.runner.sweeps.results.fit_law import fit_law
-from nanochat.storage.layout import SweepFolder, sweep_folders
-
-
-def list_sweeps(base: Path) -> list[SweepResults]:
-    """Return the sweeps whose state can be read, the newest last."""
-    return [
-        read_sweep_results(folder, state, base, is_active=is_locked(folder))
-        for folder in sweep_folders(base)
-        if (state := read_sweep(folder)) is not None
-    ]
-
-
-def list_damaged_sweeps(base: Path) -> list[SweepFolder]:
-    """Return the folders of sweeps whose state cannot be read, sorted by their time."""
-    return [folder for folder in sweep_folders(base) if read_sweep(folder) is None]
 
 
 def summary_to_json(sweep: SweepResults) -> JsonValue:
