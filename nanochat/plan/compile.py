@@ -18,9 +18,16 @@ from nanochat.plan.derive.execution import derive_monitored, execution_spec
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.derive.model_shape import derive_recipe_model
 from nanochat.plan.derive.start_model import check_pretrain_start
-from nanochat.plan.estimate.dataset_sizes import ExampleCount, TextChars, builtin_chars, known_examples
+from nanochat.plan.estimate.dataset_sizes import (
+    ExampleCount,
+    TextChars,
+    builtin_chars,
+    builtin_held_out_chars,
+    known_examples,
+)
 from nanochat.plan.estimate.device_classes import RATES, DeviceClass, usable_bytes
 from nanochat.plan.estimate.estimate import Estimate, total
+from nanochat.plan.estimate.text_sizes import TextSizes, find_text_sizes
 from nanochat.plan.fingerprint import identity
 from nanochat.plan.fitting import check_distributed
 from nanochat.plan.plan import Plan, StagePlan
@@ -28,9 +35,15 @@ from nanochat.plan.source_reading import read_as
 from nanochat.plan.specs.base import StageName
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.job import StageSpec, stage_sources
-from nanochat.plan.specs.training import PretrainSpec, SftSpec, TokenizerSpec
+from nanochat.plan.specs.training import PretrainSpec, TokenizerSpec
 from nanochat.plan.stages import STAGES, estimate_stage
-from nanochat.plan.text.estimate_notes import chat_repetition_notes, estimate_notes, memory_notes, repetition_notes
+from nanochat.plan.text.estimate_notes import (
+    chat_repetition_notes,
+    estimate_notes,
+    held_out_notes,
+    memory_notes,
+    repetition_notes,
+)
 from nanochat.plan.text.mixture_notes import mixture_notes
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.parsing.diagnostics import LocatedRecipeError
@@ -46,6 +59,7 @@ def compile_plan(
     device_class: DeviceClass | None = None,
     memory_bytes: int | None = None,
     text_chars: TextChars = builtin_chars,
+    held_out_chars: TextChars = builtin_held_out_chars,
     count_examples: ExampleCount = known_examples,
     start_models: Mapping[str, GPTConfig] = MappingProxyType({}),
 ) -> Plan:
@@ -57,6 +71,7 @@ def compile_plan(
         device_class: the device to estimate times for if the recipe says `run.device: auto`; default: a CPU.
         memory_bytes: the memory of that device, if the plan shall say how many rows fit into it.
         text_chars: returns the size of a source of text, for the estimates; default: that of the built-in ones.
+        held_out_chars: the same for its held-out text.
         count_examples: returns the number of examples of a task of `sft`; default: those known without the data.
         start_models: the models that stages with `init_from` start from, by stage, as far as they are known.
     """
@@ -65,9 +80,10 @@ def compile_plan(
     device = device_class_of(recipe.run.device, device_class)
     execution = execution_spec(recipe.run)
     available_bytes = None if memory_bytes is None else _share_of_memory(execution, device, memory_bytes)
-    source_digests, chars = _read_digests(specs, digests), _read_chars(specs, text_chars)
+    source_digests = _read_digests(specs, digests)
+    sizes = find_text_sizes(specs, executions, text_chars, held_out_chars)
     models = _stage_models(specs, start_models)
-    estimates_on = partial(_estimate, specs, executions, models, chars)
+    estimates_on = partial(_estimate, specs, executions, models, sizes)
     estimates = estimates_on(device, execution.memory_limit_bytes or available_bytes)
     stages = tuple(
         _plan_stage(recipe, spec, specs, models[spec.stage], executions[spec.stage], source_digests, estimate)
@@ -88,9 +104,10 @@ def compile_plan(
             *notes,
             *estimate_notes(stages, totals, execution, device),
             *(memory_notes(stages, device, memory_bytes, available_bytes) if memory_bytes and available_bytes else ()),
-            *repetition_notes(stages, chars),
-            *chat_repetition_notes(stages, chars),
-            *mixture_notes(stages, count_examples, chars),
+            *held_out_notes(stages, sizes.held_out),
+            *repetition_notes(stages, sizes.training),
+            *chat_repetition_notes(stages, sizes.training),
+            *mixture_notes(stages, count_examples, sizes.training),
         ),
     )
 
@@ -154,14 +171,14 @@ def _estimate(
     specs: Sequence[StageSpec],
     executions: Mapping[StageName, ExecutionSpec],
     models: Mapping[str, GPTConfig | None],
-    chars: Mapping[str, int],
+    sizes: TextSizes,
     device: DeviceClass,
     limit_bytes: int | None,
 ) -> list[Estimate]:
     """Return the estimate of each stage, within a memory limit."""
     limit = {"memory_limit_bytes": limit_bytes}
     return [
-        estimate_stage(spec, executions[spec.stage].model_copy(update=limit), models[spec.stage], device, chars)
+        estimate_stage(spec, executions[spec.stage].model_copy(update=limit), models[spec.stage], device, sizes)
         for spec in specs
     ]
 
@@ -172,16 +189,6 @@ def _read_digests(specs: list[StageSpec], digests: Digests | None) -> dict[str, 
     sources = {source.name: source for spec in specs for source in stage_sources(spec)}
     by_name = {name: digests(source) for name, source in sources.items()}
     return {name: digest for name, digest in by_name.items() if digest is not None}
-
-
-def _read_chars(specs: list[StageSpec], text_chars: TextChars) -> dict[str, int]:
-    """Return the size of each source of text or chats, as far as that is known."""
-    sources = {spec.source.name: spec.source for spec in specs if isinstance(spec, TokenizerSpec)}
-    sources |= {item.source.name: item.source for spec in specs if isinstance(spec, PretrainSpec) for item in spec.data}
-    chats = [item for spec in specs if isinstance(spec, SftSpec) for item in spec.data if item.task == "conversations"]
-    sources |= {item.source.name: item.source for item in chats}
-    by_name = {name: text_chars(source) for name, source in sources.items()}
-    return {name: chars for name, chars in by_name.items() if chars is not None}
 
 
 def _share_of_memory(execution: ExecutionSpec, device: DeviceClass, memory_bytes: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from nanochat.plan.quantities import show_count
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec, ExportSpec
+from nanochat.plan.specs.suites import BpbSuiteSpec
 from nanochat.plan.specs.training import PretrainSpec, RlSpec, SftSpec, TokenizerSpec
 from nanochat.plurals import several
 
@@ -82,8 +83,12 @@ def describe_rl(spec: RlSpec) -> str:
 
 
 def describe_base_eval(spec: BaseEvalSpec) -> str:
-    """Return the names of the suites and the number of samples."""
-    return ", ".join(spec.suites) + (f"; {several(len(spec.samples), 'sample')}" if spec.samples else "")
+    """Return the names of the suites, the size of those on text, and the number of samples."""
+    suites = [
+        f"{name} (at most {suite.tokens:,} tokens)" if isinstance(suite, BpbSuiteSpec) else name
+        for name, suite in spec.suites.items()
+    ]
+    return ", ".join(suites) + (f"; {several(len(spec.samples), 'sample')}" if spec.samples else "")
 
 
 def describe_chat_eval(spec: ChatEvalSpec) -> str:

@@ -31,6 +31,7 @@ from nanochat.plan.derive.sft import derive_sft
 from nanochat.plan.estimate.device_classes import DeviceClass
 from nanochat.plan.estimate.estimate import Estimate, Setting
 from nanochat.plan.estimate.evaluation import estimate_base_eval, estimate_chat_eval, estimate_export
+from nanochat.plan.estimate.text_sizes import TextSizes
 from nanochat.plan.estimate.training import estimate_pretrain, estimate_rl, estimate_sft, estimate_tokenizer
 from nanochat.plan.specs.base import Spec, StageName
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec, ExportSpec
@@ -204,13 +205,13 @@ def estimate_stage(
     execution: ExecutionSpec,
     config: GPTConfig | None,
     device: DeviceClass,
-    chars: Mapping[str, int],
+    sizes: TextSizes,
 ) -> Estimate:
     """Return the estimate of one stage.
 
-    `config` is its model, or None if only the starting weights know it. `chars` as in `Setting`.
+    `config` is its model, or None if only the starting weights know it.
     """
     stage = STAGES[spec.stage]
     if config is None and stage.has_model:
         return Estimate()
-    return stage.estimate(spec, Setting(execution=execution, config=config, device=device, chars=chars))
+    return stage.estimate(spec, Setting(execution=execution, config=config, device=device, sizes=sizes))

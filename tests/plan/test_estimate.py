@@ -384,6 +384,24 @@ def test_plan_counts_how_often_a_text_is_read_by_its_share_of_the_mixture(compil
     ]
 
 
+def test_plan_counts_only_as_much_held_out_text_as_there_is(compiled: Compile) -> None:
+    """2 % of the library's 11.8 million characters are 77,377 tokens of 3.05 bytes. Other text has 10,000 of them."""
+    suite = "mine={task: bpb, tokens: 12_288, source: mine}"
+    plan = compiled(
+        "sources.mine={path: a.txt}",
+        f"base_eval.suites.{suite}",
+        f"run.monitor.evaluate.suites.{suite}",
+        held_out_chars=lambda source: 30_500 if source.name == "mine" else None,
+    )
+    assert plan.stage("base_eval").estimate.tokens == 131_072 + 10_000
+    assert [note for note in plan.notes if "held-out" in note] == [
+        "base_eval.mine may read 12,288 tokens, but all held-out text of mine has about 10.0K"
+    ]
+    monitored = plan.stage("pretrain").estimate.suite_seconds
+    assert monitored == pytest.approx(4 / 3 * 10_000 * QUICK.flops_per_token() / 3 / 40e9)
+    assert compiled().stage("base_eval").estimate.tokens == 77_377
+
+
 def test_training_memory_with_checkpointing_counts_one_block_and_all_inputs() -> None:
     plain, checkpointed = (
         training.training_memory(
@@ -429,7 +447,7 @@ def test_sft_spec_rounds_tokens_to_the_nearest_step(compiled: Compile, tokens: i
 
 
 def test_estimate_of_an_evaluation_counts_the_forward_pass(compiled: Compile) -> None:
-    evaluation = compiled().stage("base_eval").estimate
+    evaluation = compiled(held_out_chars=lambda source: None).stage("base_eval").estimate
     pretrain = compiled().stage("pretrain").estimate
     assert evaluation.tokens == 131_072
     assert evaluation.flops / evaluation.tokens == pytest.approx(pretrain.flops / pretrain.tokens / 3)

@@ -136,7 +136,7 @@ if stage in ("pretrain", "sft"):
 write(f"{folder}/out/timings.json", to_json({"seconds": time.time()}))
 metrics: dict[str, float] = {
     "tokenizer": {},
-    "base_eval": {"bpb": 1.5},
+    "base_eval": {"bpb": 1.5, "bpb.tokens": 71254.0},
     "pretrain": {"val/bpb": 1.25 if job["execution"]["validate_tokens"] == 64 else 1.5},
     "sft": {"train/loss": 2.0, "skipped_steps": 0.0},
     "chat_eval": {"spelling": 0.75, "spelling.stderr": 0.125, "spelling.centred": 0.5, "spelling.n": 12.0},

@@ -6,12 +6,13 @@ They serve estimates only. Numbers per task are in `tasks.table`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources import SourceSpec, validation_frac
 from nanochat.plan.specs.inputs import SftItem
 from nanochat.plan.specs.suites import (
     AnyChatSuiteSpec,
+    BpbSuiteSpec,
     ChoiceSuiteSpec,
     CoreSuiteSpec,
     LmEvalSuiteSpec,
@@ -40,6 +41,11 @@ def builtin_chars(source: SourceSpec) -> int | None:
         return None
     files = min(source.max_files or _STDLIB_FILES, _STDLIB_FILES)
     return _STDLIB_CHARS * files // _STDLIB_FILES
+
+
+def builtin_held_out_chars(source: SourceSpec) -> int | None:
+    """Return about how many characters a built-in source holds out, None for all others (a `TextChars`)."""
+    return round(validation_frac(source) * _STDLIB_CHARS) if source.builtin == "python-stdlib" else None
 
 
 def bytes_per_token(vocab_size: int) -> float:
@@ -93,6 +99,12 @@ def known_examples(item: SftItem) -> int | None:
 def without_held_out(count: int, frac: float | None) -> int:
     """Return about how many of `count` examples are trained on if a share of them is held out."""
     return count if frac is None else max(1, round(count * (1 - frac)))
+
+
+def bpb_suite_tokens(suite: BpbSuiteSpec, held_out_chars: Mapping[str, int], vocab_size: int) -> int:
+    """Return about how many tokens a suite of bits per byte reads: as many as it may, or all of a smaller text."""
+    chars = held_out_chars.get(suite.source.name) if suite.split == "validation" else None
+    return suite.tokens if chars is None else min(suite.tokens, round(chars / bytes_per_token(vocab_size)))
 
 
 def base_suite_tokens(suite: ChoiceSuiteSpec | CoreSuiteSpec | QuestionsSuiteSpec | LmEvalSuiteSpec) -> int:

@@ -9,8 +9,8 @@ from `device_classes`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.sources import SourceSpec
@@ -18,6 +18,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate.device_classes import DeviceClass
 from nanochat.plan.estimate.memory import sizes
 from nanochat.plan.estimate.memory.sizes import Dtype
+from nanochat.plan.estimate.text_sizes import TextSizes
 from nanochat.plan.specs.execution import ExecutionSpec
 
 
@@ -50,8 +51,7 @@ class Setting:
     config: GPTConfig | None
     """None for a stage without a model."""
     device: DeviceClass
-    chars: Mapping[str, int] = field(default_factory=dict)
-    """About how many characters of training text each source has, as far as that is known."""
+    sizes: TextSizes
 
     @property
     def dtype(self) -> Dtype:

@@ -18,7 +18,7 @@ _RECORD_BYTES_PER_TOKEN = 8
 def estimate_base_eval(spec: BaseEvalSpec, setting: Setting) -> Estimate:
     """Return the estimate of the base_eval stage."""
     config, dtype, device = setting.model, setting.dtype, setting.device
-    cost = base_suites_cost(spec.suites)
+    cost = base_suites_cost(spec.suites, setting)
     decoded = decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
     peak = evaluation.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
     peak += reader_bytes([item.source for item in spec.inputs], dtype)

@@ -12,6 +12,7 @@ from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate import dataset_sizes
 from nanochat.plan.estimate.device_classes import RATES, DeviceClass, decode_seconds
+from nanochat.plan.estimate.estimate import Setting
 from nanochat.plan.estimate.memory import evaluation, sizes
 from nanochat.plan.estimate.memory.sizes import Dtype
 from nanochat.plan.specs.execution import ExecutionSpec
@@ -38,11 +39,14 @@ class SuiteCost:
         return _FORWARD_SLOWER[device] * self.flops(config) / RATES[device].flops_per_second + self.decoding_seconds
 
 
-def base_suites_cost(suites: Mapping[str, BaseSuiteSpec]) -> SuiteCost:
+def base_suites_cost(suites: Mapping[str, BaseSuiteSpec], setting: Setting) -> SuiteCost:
     """Return the cost of suites of base_eval, which generate nothing."""
+    held_out, vocab_size = setting.sizes.held_out, setting.model.vocab_size
     return SuiteCost(
         sum(
-            suite.tokens if isinstance(suite, BpbSuiteSpec) else dataset_sizes.base_suite_tokens(suite)
+            dataset_sizes.bpb_suite_tokens(suite, held_out, vocab_size)
+            if isinstance(suite, BpbSuiteSpec)
+            else dataset_sizes.base_suite_tokens(suite)
             for suite in suites.values()
         )
     )
@@ -60,11 +64,10 @@ def chat_suites_cost(
     return SuiteCost(tokens, decoding)
 
 
-def monitoring_seconds(
-    execution: ExecutionSpec, config: GPTConfig, dtype: Dtype, device: DeviceClass, *, steps: int
-) -> float:
+def monitoring_seconds(setting: Setting, *, steps: int) -> float:
     """Return the time of the suites that run while a stage trains for `steps` steps."""
-    base = base_suites_cost(execution.suites)
+    execution, config, dtype, device = setting.execution, setting.model, setting.dtype, setting.device
+    base = base_suites_cost(execution.suites, setting)
     chats = chat_suites_cost(execution.chat_suites, config, dtype, device)
     times = -(-steps // execution.suites_every_steps)  # the last step is evaluated, too
     return times * (base.seconds(config, device) + chats.seconds(config, device))

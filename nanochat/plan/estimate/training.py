@@ -24,7 +24,7 @@ _BYTES_PER_PIECE = 24
 
 def estimate_tokenizer(spec: TokenizerSpec, setting: Setting) -> Estimate:
     """Return the estimate of the tokenizer stage. It reads all that it may if the size of its source is not known."""
-    chars = min(spec.max_chars, setting.chars.get(spec.source.name, spec.max_chars))
+    chars = min(spec.max_chars, setting.sizes.training.get(spec.source.name, spec.max_chars))
     return Estimate(
         peak_memory_bytes=training.tokenizer_peak(chars, spec.vocab_size) + reader_bytes([spec.source], "float32"),
         disk_bytes=_BYTES_PER_PIECE * spec.vocab_size,
@@ -66,7 +66,7 @@ def _estimate_training(
         training_seconds = 60 * spec.minutes
     suites = None
     if execution.has_suites and tokens is not None:
-        suites = monitoring_seconds(execution, config, dtype, device, steps=tokens // spec.tokens_per_step)
+        suites = monitoring_seconds(setting, steps=tokens // spec.tokens_per_step)
     seconds = None if training_seconds is None else STARTUP_SECONDS[device] + training_seconds + (suites or 0.0)
     peak = monitored_peak(peak, execution, config, dtype, on_cpu=device == "cpu")
     saved, stays = _saved_bytes(setting)

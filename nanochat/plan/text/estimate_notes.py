@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nanochat.plan.describe import NOT_REPRODUCIBLE
-from nanochat.plan.estimate.dataset_sizes import bytes_per_token
+from nanochat.plan.estimate.dataset_sizes import bpb_suite_tokens, bytes_per_token
 from nanochat.plan.estimate.device_classes import RATES, DeviceClass, mac_gpu_bytes
 from nanochat.plan.estimate.estimate import Estimate
 from nanochat.plan.estimate.training import GPU_AUTO_ROWS
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_count, show_duration
+from nanochat.plan.specs.evaluation import BaseEvalSpec
 from nanochat.plan.specs.execution import ExecutionSpec
+from nanochat.plan.specs.suites import BpbSuiteSpec
 from nanochat.plan.specs.training import PretrainSpec, SftSpec
 from nanochat.plan.stages import STAGES
 from nanochat.plurals import several
@@ -113,6 +115,27 @@ def _time_note(stage: StagePlan) -> str | None:
         return None
     steps = "" if tokens is None else f", about {several(tokens // spec.tokens_per_step, 'step')} at this speed"
     return f"{spec.stage} trains for {several(spec.minutes, 'minute')}{steps}; {NOT_REPRODUCIBLE}"
+
+
+def held_out_notes(stages: Sequence[StagePlan], held_out_chars: Mapping[str, int]) -> list[str]:
+    """Return which suites of bits per byte have less held-out text than they may read.
+
+    `held_out_chars` holds the size of that text, as far as it is known.
+    """
+    notes = []
+    for stage in stages:
+        if not isinstance(stage.spec, BaseEvalSpec) or stage.model is None:
+            continue
+        for name, suite in stage.spec.suites.items():
+            if not isinstance(suite, BpbSuiteSpec):
+                continue
+            tokens = bpb_suite_tokens(suite, held_out_chars, stage.model.vocab_size)
+            if tokens < suite.tokens:
+                notes.append(
+                    f"{stage.name}.{name} may read {suite.tokens:,} tokens, but all held-out text of "
+                    f"{suite.source.name} has about {show_count(tokens)}"
+                )
+    return notes
 
 
 def repetition_notes(stages: Sequence[StagePlan], chars: Mapping[str, int]) -> list[str]:

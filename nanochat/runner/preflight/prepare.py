@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from nanochat.data.files.content_checks import document_lines
 from nanochat.data.files.digests import LineFilter
 from nanochat.data.files.selection.data_file import DataFile
 from nanochat.data.source_splits import document_files
-from nanochat.data.sources import SourceSpec, describe, digest
+from nanochat.data.sources import SourceSpec, describe, digest, validation_frac
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
-from nanochat.plan.estimate.dataset_sizes import builtin_chars
+from nanochat.plan.estimate.dataset_sizes import builtin_chars, builtin_held_out_chars
 from nanochat.plan.estimate.device_classes import DeviceClass
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.recipe.load import LoadedRecipe
@@ -91,6 +91,7 @@ def prepare(loaded: LoadedRecipe, base: Path, *, mac_bytes: int | None = None) -
         device_class=device,
         memory_bytes=mac_bytes,
         text_chars=lambda source: _text_chars(source, base),
+        held_out_chars=lambda source: _held_out_chars(source, base),
         count_examples=lambda item: count_examples(item, base=base),
         start_models=starts.configs,
     )
@@ -126,9 +127,24 @@ def _text_chars(source: SourceSpec, base: Path) -> int | None:
     if source.path is None:
         return builtin_chars(source)
     try:
-        files = document_files(source, base=base).train
+        return _sum_chars(document_files(source, base=base).train)
     except PreflightError:  # already listed in `problems`
         return None
+
+
+def _held_out_chars(source: SourceSpec, base: Path) -> int | None:
+    """Return about how many characters of held-out text a source has, None if that is unknown without reading it."""
+    if source.path is None:
+        return builtin_held_out_chars(source)
+    try:
+        files = document_files(source, base=base)
+    except PreflightError:  # already listed in `problems`
+        return None
+    chars = _sum_chars(files.validation or files.train)
+    return chars if files.validation else round(validation_frac(source) * chars)
+
+
+def _sum_chars(files: Iterable[DataFile[Path]]) -> int:
     return sum(file.size * (_CHARS_PER_COMPRESSED_BYTE if _is_compressed(file) else 1) for file in files)
 
 

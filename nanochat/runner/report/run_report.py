@@ -124,7 +124,7 @@ def _scores(records: Mapping[str, StageRecord], *, has_plot: bool) -> list[str]:
     if not suites:
         return []
     columns = ("evaluation", "score", "±", "problems", "guess", "reading", "what the task asks", "cut")
-    rows = [(suite.label, *suite.score.cells, suite.reading, suite.asks, suite.cut) for suite in suites]
+    rows = [(suite.label, *suite.cells, suite.reading, suite.asks, suite.cut) for suite in suites]
     table = markdown_table(columns, "lrrrrlll", rows)
     return ["## Scores", SCORE_LEGEND, table, *([plot_image(SCORES_PLOT)] if has_plot else ())]
 

@@ -28,6 +28,14 @@ class Suite:
     task: str
     passes: Mapping[int, float] = field(default_factory=dict)
     """The share of problems that at least one of k answers solves, by k."""
+    tokens: int | None = None
+    """The tokens of text that were read, if the suite reads text instead of problems."""
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """The cells of a table: value, standard error, how much was evaluated, and score of a guess."""
+        value, error, problems, guess = self.score.cells
+        return value, error, problems if self.tokens is None else f"{self.tokens:,} tokens", guess
 
     @property
     def label(self) -> str:
@@ -66,7 +74,8 @@ def list_suites(records: Mapping[str, StageRecord]) -> list[Suite]:
             if (score := results.get((stage, name))) is not None:
                 prefix, metrics = f"{name}.pass_at_", records[stage].metrics.items()
                 passes = {int(key.removeprefix(prefix)): share for key, share in metrics if key.startswith(prefix)}
-                suites.append(Suite(score, task, passes))
+                tokens = records[stage].metrics.get(f"{name}.tokens")
+                suites.append(Suite(score, task, passes, None if tokens is None else int(tokens)))
     return suites
 
 
