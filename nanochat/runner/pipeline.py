@@ -163,22 +163,23 @@ def _open(context: RunContext, tracking: RunTracking) -> Iterator[Session]:
 
 
 def _finish(context: RunContext, session: Session, records: dict[str, StageRecord]) -> list[str]:
-    """Mark the run as finished, show its expectations, and return a message for each one that is not met."""
+    """Mark the run as finished, show the expectations that are met, and return a message for each other one."""
     unmet = _check(context, records)
     session.end("finished", "; ".join(unmet), ExpectationError.exit_code if unmet else OK)
     return unmet
 
 
 def _check(context: RunContext, records: dict[str, StageRecord]) -> list[str]:
-    """Show the expectations, and return a message for each one that is not met.
+    """Show the expectations that are met, and return a message for each other one.
 
     Expectations on stages without a record are ignored: they were not selected.
     """
     checked = check_expectations(context.prepared.plan.expectations, metrics_by_name(records))
     checked = [result for result in checked if result.metric.partition(".")[0] in records]
     for result in checked:
-        context.display.log_line(f"expected {result}")
-    return [f"expectation not met: {result}" for result in checked if not result.is_met]
+        if result.is_met:  # the others are in the error that ends the run
+            context.display.log_line(f"expected {result}")
+    return [f"expectation not met: {result.outcome}" for result in checked if not result.is_met]
 
 
 def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, list[str]]:

@@ -100,8 +100,13 @@ class Expectation:
     is_met: bool
 
     def __str__(self) -> str:
+        return f"{self.outcome}, {'met' if self.is_met else 'NOT MET'}"
+
+    @property
+    def outcome(self) -> str:
+        """The condition and the value."""
         value = "not measured" if self.value is None else f"{self.value:.4f}"
-        return f"{self.metric} {self.condition}: {value}, {'met' if self.is_met else 'NOT MET'}"
+        return f"{self.metric} {self.condition}: {value}"
 
 
 @dataclass(frozen=True, kw_only=True)

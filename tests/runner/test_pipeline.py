@@ -228,8 +228,12 @@ def test_signal_to_a_stage_that_cannot_save_claims_nothing_saved(bench, how, tim
 
 def test_unmet_expectation_fails_the_run_even_if_all_stages_are_cached(bench):
     for _ in range(2):
-        with pytest.raises(ExpectationError, match=r"base_eval.bpb <= 1.4: 1.5000, NOT MET"):
-            bench.run('expect={"base_eval.bpb": "<= 1.4"}')
+        with pytest.raises(ExpectationError) as unmet:
+            bench.run('expect={"base_eval.bpb": "<= 1.4", "chat_eval.spelling": ">= 0.7"}')
+        assert str(unmet.value) == "expectation not met: base_eval.bpb <= 1.4: 1.5000"
+        shown = [line for line in bench.display.text.splitlines() if line.startswith("expected ")]
+        assert shown == ["expected chat_eval.spelling >= 0.7: 0.7500, met"], "the other is in the error"
+        bench.display = bench.make_display()
     assert bench.calls() == ALL
     bench.run('expect={"base_eval.bpb": "<= 1.6"}')
 
@@ -242,7 +246,9 @@ def test_stage_locked_by_another_run_is_refused_before_a_run_folder_is_made(fini
 
 def test_records_and_report_hold_inputs_outputs_costs_and_results(finished):
     run = finished.first
-    assert "| chat_eval | spelling | 0.75 | 0.125 | 12 | 0.5 |" in run.folder.report.read_text()
+    report = run.folder.report.read_text()
+    assert "| chat_eval | spelling | 0.75 | 0.125 | 12 | 0.5 |" in report
+    assert "| base_eval bpb | 1.5 |  | 71,254 tokens |" in report
     record = run.records(finished.base)["sft"]
     pretrain = run.records(finished.base)["pretrain"]
     assert record.document["upstream"] == {"pretrain": pretrain.output_digest}
