@@ -1,9 +1,28 @@
-"""Names a number of things, with the noun in singular or plural."""
+"""Names a number of things, with the noun in singular or plural, or the first of many names."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+_MAX_NAME_CHARS = 80
 
 
 def several(count: float, noun: str, plural: str = "") -> str:
     """Return `1 step`, `1,200 steps`, `1.5 epochs`. `plural` is needed for a noun that takes more than an `s`."""
     shown = f"{count:,}" if isinstance(count, int) else f"{count:g}"
     return f"{shown} {noun if count == 1 else plural or noun + 's'}"
+
+
+def list_names(names: Iterable[str], *, most: int = 3) -> str:
+    """Return the first names on one line, with the number of the others: `a.md, b.md, c.md and 7 more`.
+
+    The middle of a very long name is left out.
+    """
+    known = [*names]
+    more = f" and {len(known) - most:,} more" if len(known) > most else ""
+    return ", ".join(map(_without_middle, known[:most])) + more
+
+
+def _without_middle(name: str) -> str:
+    half = _MAX_NAME_CHARS // 2
+    return name if len(name) <= _MAX_NAME_CHARS else f"{name[:half]}…{name[-half:]}"

@@ -22,8 +22,12 @@ from nanochat.data.task_rows import first_rows, iter_rows, split_files
 from nanochat.errors import PreflightError
 
 
-def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) -> None:
+def check_documents(
+    spec: SourceSpec, splits: Sequence[Split], *, base: Path, notify: Callable[[str], None] = lambda note: None
+) -> None:
     """Check that the files of a source can be read and hold text, and that each of `splits` has a document.
+
+    `notify` receives notes on bad rows, as far as the source is read.
 
     Raises:
         PreflightError: the message names the source and the file, or all files if none holds text.
@@ -42,7 +46,7 @@ def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) ->
             raise PreflightError(f"no file holds text; left out: {list_reasons(choice.left_out)}{bad}")
         is_whole = are_small(paths.paths)
         for split in splits:
-            for _ in islice(single_pass(spec, split, base=base), None if is_whole else 1):
+            for _ in islice(single_pass(spec, split, base=base, notify=notify), None if is_whole else 1):
                 pass
 
 

@@ -54,7 +54,29 @@ def test_data_colours_the_trained_text_on_a_terminal(recipe, capsys, monkeypatch
 def test_data_that_cannot_be_read_end_as_in_the_checks_before_a_run(recipe, capsys):
     (recipe.parent / "chats.jsonl").write_text('{"question": "no answer"}\n')
     assert main(["data", str(recipe)]) == 3
-    assert "chats.jsonl:1" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "chats.jsonl:1" in shown.out
+    assert shown.err.endswith("1 split cannot be read; the problems are listed above\n")
+
+
+def test_data_show_a_note_and_a_problem_that_both_splits_have_once(recipe, capsys):
+    """One file of 31 is in Latin-1; then all that remains of the others is one line."""
+    text, folder = "tokenizer: {source: notes, vocab_size: 300}\ntracking: {kind: none}\n", recipe.parent / "notes"
+    recipe.write_text(f"nanochat: 1\nname: tiny\nsources:\n  notes: {{path: {folder}}}\n{text}")
+    folder.mkdir()
+    (folder / "a.txt").write_bytes("café\n".encode("latin-1") * 50)
+    for i in range(30):
+        (folder / f"{i}.txt").write_text(f"note {i}\n")
+    assert main(["data", str(recipe)]) == 0
+    shown = capsys.readouterr().out
+    assert "train: 29 documents" in shown and "validation: 1 document" in shown
+    advice = "save the file as UTF-8, for example with `iconv -f WINDOWS-1252 -t UTF-8`; 50 lines are like that"
+    assert shown.count(f"a file was left out: {folder}/a.txt:1: not UTF-8 at byte 4 of the line (0xE9): {advice}") == 1
+    for i in range(30):
+        (folder / f"{i}.txt").write_text("one line of one text")
+    assert main(["data", str(recipe)]) == 3
+    shown = capsys.readouterr()
+    assert shown.out.count("no validation document") == 1 and "no validation document" not in shown.err
 
 
 def test_data_names_the_known_sources(recipe, capsys):

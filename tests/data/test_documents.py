@@ -290,7 +290,10 @@ def test_document_stream_names_a_damaged_parquet_file(files, base, damage):
         (b'{"body": "x"}', "no key `text`; its keys are: body"),
         (b"[1]", "expected an object, found list"),
         (b'{"text": 5}', "`text` is int, not text"),
-        (b'{"text": "\xff"}', "not UTF-8 at byte 11 of the line: save the file as UTF-8"),
+        (
+            b'{"text": "\xff"}',
+            "not UTF-8 at byte 11 of the line (0xFF): save the file as UTF-8",
+        ),
         (b'{"text": "\\ud83d"}', "half of a surrogate pair"),
         (b"[" * 100_000, "JSON nested too deeply"),
     ],
@@ -314,7 +317,7 @@ def bad_source(files, kind, *, good=30, bad=11, **settings):
         case "jsonl":
             files.text("a.jsonl", "".join("5\n" if i >= 100 else f'{{"text": "document {i}"}}\n' for i in rows))
         case "txt":
-            files.text("a.txt", b"".join(b"\xe9\n" if i >= 100 else f"line {i}\n".encode() for i in rows))
+            files.text("a.txt", b"".join(b"\xe9\n" if i >= 100 else f"liné {i}\n".encode() for i in rows))
             settings["max_document_chars"] = 8
         case "parquet":
             texts = [b"\xe9" if i >= 100 else f"document {i}".encode() for i in rows]
@@ -339,8 +342,9 @@ def test_limit_of_bad_rows_holds_in_a_pass_however_often_it_is_resumed(files, ba
     notes = []
     with pytest.raises(StageError) as caught:
         list(single_pass(source, "train", base=base, notify=notes.append))
-    assert len(notes) == 3
-    assert str(caught.value).count(str(files.folder / f"a.{kind}")) == 4
+    shown = 1 if kind == "txt" else 3  # lines of a text that are not UTF-8 are shown once per file
+    assert len(notes) == shown
+    assert str(caught.value).count(str(files.folder / f"a.{kind}")) == shown + 1
     lenient = dataclasses.replace(source, max_bad_rows=0.27)
     # Of a txt file, the last document is still being put together when the eleventh bad line is met.
     assert len(list(single_pass(lenient, "train", base=base))) - read in ((1,) if kind == "txt" else (0,))

@@ -13,10 +13,12 @@ import pytest
 
 from nanochat.data.documents import DocumentStream, single_pass
 from nanochat.data.files.bad_rows import RowProblems
+from nanochat.data.files.content_checks import document_lines
 from nanochat.data.files.cursors import START
 from nanochat.data.files.file_sizes import estimate_rows
 from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.files.readers import read_texts
+from nanochat.data.sources import digest
 from nanochat.errors import PreflightError
 
 LINES = [f"line {i}: caf\u00e9 \U0001f600 \u2028 {'x' * i}\n" for i in range(50)]
@@ -78,8 +80,45 @@ def test_broken_utf16_makes_its_line_bad(files, bad):
     path = files.text("a.txt", content)
     texts = [text for text, _ in read_texts(ReadableFile(path), "text", START, max_chars=5, problems=problems)]
     assert texts == ["one\n", "three\n", ""]  # the last one carries the cursor that counts the bad line before it
-    problem = "not UTF-8 at byte 1 of the line: save the file as UTF-8"
-    assert problems.examples == [f"{path}:{line}: {problem}" for line in (2, 4)]
+    assert problems.bad == 2
+    (example,) = problems.examples
+    assert example.startswith(f"{path}:2: not UTF-8 at byte 1 of the line")
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "is_foreign"),
+    [(0, 1, True), (8, 2, True), (9, 1, False), (18, 2, False), (800, 9, False), (800, 11, True), (1100, 11, False)],
+)
+def test_text_in_another_encoding_is_one_bad_file_and_a_damaged_text_loses_lines(files, good, bad, is_foreign):
+    """Many lines are more than a tenth of them, or more than ten that are also more than 1 %."""
+    path = files.text("a.txt", b"plain\n" * good + b"caf\xe9\n" * bad)
+    problems = RowProblems()
+    texts = [text for text, _ in read_texts(ReadableFile(path), "text", START, max_chars=None, problems=problems)]
+    assert "".join(texts) == ("" if is_foreign else "plain\n" * good)
+    assert problems.bad == (1 if is_foreign else bad)
+    (example,) = problems.examples
+    assert example.startswith(f"{path}:{good + 1}: not UTF-8 at byte 4 of the line (0xE9): save the file as UTF-8")
+    assert example.endswith(f"; {bad} line{'s are' if bad > 1 else ' is'} like that") == is_foreign
+
+
+def test_text_with_other_lines_in_utf8_is_damaged_and_not_in_another_encoding(files):
+    path = files.text("a.txt", "café\n".encode() + b"caf\xe9\n" * 50)
+    problems = RowProblems()
+    texts = [text for text, _ in read_texts(ReadableFile(path), "text", START, max_chars=None, problems=problems)]
+    assert texts == ["café\n"] and problems.bad == 50 and len(problems.examples) == 1
+
+
+def test_digest_changes_when_a_text_in_another_encoding_is_converted(files, base):
+    """Its lines in ASCII do not count alone, because they are not read."""
+    digests = set()
+    for content in (
+        ("plain\n" * 3 + "café\n" * 3).encode("latin-1"),
+        b"plain\n" * 3,
+        ("plain\n" * 3 + "café\n").encode(),
+    ):
+        files.text("a.txt", content)
+        digests.add(digest(files.source("a.txt"), base=base, lines=document_lines("text")))
+    assert len(digests) == 3
 
 
 def test_documents_of_a_folder_of_many_encodings_are_its_texts(files, base):

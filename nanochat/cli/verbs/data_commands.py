@@ -14,6 +14,7 @@ from nanochat.cli.console import TerminalConsole
 from nanochat.cli.json_output import print_json
 from nanochat.cli.verbs.recipe_commands import overrides_of
 from nanochat.errors import PreflightError
+from nanochat.plurals import several
 from nanochat.recipe.load import load_recipe
 from nanochat.terminal.output import is_read, printable
 
@@ -40,21 +41,22 @@ def data(options: argparse.Namespace) -> None:
         _print_json(sources)
         return
     console = TerminalConsole()
-    problems: list[PreflightError] = []
+    problems = 0
     for source in sources:
         console.print_line(Text(printable(source.heading), "bold"))
         for fact in source.facts:
             console.print_line(f"  {fact}")
+        known: set[str] = set()
         for split in source.splits:
-            _show_split(console, split)
-            problems += [] if split.error is None else [split.error]
+            _show_split(console, split, known)
+            problems += split.error is not None
             if not is_read():
                 break
         console.print_line("")
         if not is_read():
             break
     if problems:
-        raise problems[0]
+        raise PreflightError(f"{several(problems, 'split')} cannot be read; the problems are listed above")
 
 
 def _print_json(sources: Iterable[SourceReport]) -> None:
@@ -81,14 +83,16 @@ def fetch(options: argparse.Namespace) -> None:
         display.clear_progress()
 
 
-def _show_split(console: TerminalConsole, split: SplitReport) -> None:
-    lines: list[str | Text] = [f"  {line}" for line in split.lines()]
+def _show_split(console: TerminalConsole, split: SplitReport, known: set[str]) -> None:
+    """Print a split without the notes on files and the errors that are `known` from another split of the source."""
+    lines: list[str | Text] = [f"  {line}" for line in split.lines() if line.strip() not in known]
     for number, text in enumerate(split.texts, start=1):
         lines += [f"    document {number}:", *_indented([(text, True)], has_marks=False, console=console)]
     for number, runs in enumerate(split.chats, start=1):
         lines += [f"    conversation {number}:", *_indented(runs, has_marks=True, console=console)]
     if split.error is not None:
-        lines.append(f"  {split.error}")
+        lines.append(f"  {split.error}" if str(split.error) not in known else "  the same problem ends the reading")
+    known |= {str(split.error), *(note for note in split.notes if note.startswith("source `"))}
     for line in lines:
         console.print_line(line)
 

@@ -12,6 +12,8 @@ MIN_ALLOWED = 10
 """This many bad rows are always allowed."""
 SHOWN = 3
 """Bad rows that a message shows."""
+SHOWN_FILES = 10
+"""Bad files that are shown."""
 
 
 @dataclass
@@ -27,6 +29,7 @@ class RowProblems:
         empty: the number of rows without text that this process met.
         held_out: the number of rows that it met that say to belong to another split, as with `split: test`.
         is_counting: whether this is the first pass. The limit applies to every pass.
+        shown_once: the files of which a bad line is shown that stands for all of its kind.
     """
 
     source: str = ""
@@ -37,18 +40,20 @@ class RowProblems:
     empty: int = 0
     held_out: int = 0
     is_counting: bool = True
+    shown_once: set[str] = field(default_factory=set)
 
-    def add_bad(self, problem: str, number: int, what: str = "bad row") -> None:
-        """Count a bad row, the `number`-th of this pass.
+    def add_bad(self, problem: str, number: int, what: str = "bad row", *, once: str = "") -> None:
+        """Count a bad row, the `number`-th of this pass. Of those with the same `once`, only the first is shown.
 
         Raises:
             StageError: there are more than allowed.
         """
         if self.is_counting:
             self.bad = number
-            if len(self.examples) < SHOWN:
+            if len(self.examples) < (SHOWN_FILES if what == "file" else SHOWN) and once not in self.shown_once:
                 self.examples.append(problem)
                 self.notify(f"{self.source}: a {what} was left out: {problem}")
+                self.shown_once |= {once} - {""}
         if self.allowed is not None and number > MIN_ALLOWED and number > self.allowed():
             raise StageError(
                 f"{self.source}: {several(number, 'bad row')}, but `max_bad_rows` allows {self.allowed():,}; "

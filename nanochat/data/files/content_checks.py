@@ -16,11 +16,13 @@ from nanochat.data.files.formats.json_lines import JsonLine, json_lines, parse_l
 from nanochat.data.files.formats.parquet_batches import open_parquet
 from nanochat.data.files.formats.parquet_footer import column_paths
 from nanochat.data.files.formats.readable_file import ReadableFile
-from nanochat.data.files.formats.streams import raw_lines
+from nanochat.data.files.formats.streams import foreign_encoding, raw_lines
 from nanochat.data.files.readers import decode_line, read_texts
 from nanochat.data.files.selection.file_selection import EMPTY, NO_COLUMN, NO_USABLE_ROW, OTHER_GROUP
 from nanochat.errors import PreflightError, StageError
 
+_FORM = 2
+"""Raised when other lines become usable, so that the digests of usable lines are computed again."""
 _SAMPLED_LINES = 100
 _MAX_POINTER_BYTES = 1024
 _POINTER_START = b"version https://git-lfs.github.com/spec/v1"
@@ -103,14 +105,18 @@ def _why_no_documents(path: Path, column: str, size: int, mtime_ns: int) -> str 
 
 
 def document_lines(column: str) -> LineFilter:
-    """Return the rule for digests: jsonl lines count if they have text in `column`, text lines if they are UTF-8."""
+    """Return the rule for digests: jsonl lines count if they have text in `column`, text lines if they are UTF-8.
+
+    All lines count of a text in another encoding, which is left out until it is converted.
+    """
+    is_foreign = functools.cache(lambda path: foreign_encoding(path) is not None)
 
     def is_usable(path: Path, raw: bytes) -> bool:
         if reader_of(path) == "text lines":
-            return decode_line(raw, is_first=False)[1] is None
+            return decode_line(raw, is_first=False)[1] is None or is_foreign(path)
         try:
             return bool(JsonLine(path, 0, *parse_line(raw), 0).text_in(column).strip())
         except ValueError:
             return False
 
-    return LineFilter(f"documents in {column}", is_usable)
+    return LineFilter(f"documents in {column}, form {_FORM}", is_usable)

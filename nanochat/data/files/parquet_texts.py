@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from nanochat.data.files.bad_rows import RowProblems
 from nanochat.data.files.cursors import Cursor
+from nanochat.data.files.formats.json_lines import SHOWN_KEYS
 from nanochat.data.files.formats.parquet_batches import (
     RowPlaces,
     UnreadableCell,
@@ -20,6 +21,7 @@ from nanochat.data.files.formats.parquet_batches import (
 )
 from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.splits import SPLIT_KEYS, held_out_by
+from nanochat.plurals import list_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,7 +96,7 @@ def _column_problem(file: ReadableFile, column: str, columns: Mapping[str, pa.Da
     if file.is_copy and not columns:
         return None
     if column not in columns:
-        return f"no column `{column}`; its columns are: {', '.join(columns)}"
+        return f"no column `{column}`; its columns are: {list_names(columns, most=SHOWN_KEYS)}"
     if not file.is_copy and not _is_text(columns[column]):
         return f"column `{column}` holds {columns[column]}, not text"
     return None

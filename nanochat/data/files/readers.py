@@ -18,7 +18,14 @@ from nanochat.data.files.formats.html_text import html_text
 from nanochat.data.files.formats.json_lines import found_type, json_lines
 from nanochat.data.files.formats.parquet_batches import parquet_rows
 from nanochat.data.files.formats.readable_file import FileRow, ReadableFile
-from nanochat.data.files.formats.streams import encoding_problem, raw_lines, read_before, read_whole
+from nanochat.data.files.formats.streams import (
+    encoding_problem,
+    foreign_encoding,
+    not_utf8,
+    raw_lines,
+    read_before,
+    read_whole,
+)
 from nanochat.data.files.formats.xml_text import xml_text
 from nanochat.data.files.parquet_texts import parquet_texts
 from nanochat.data.splits import held_out_by
@@ -139,14 +146,20 @@ def _json_texts(
 
 
 def _plain_texts(path: Path, cursor: Cursor, max_chars: int, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
-    """Yield the texts of a text file, as `read_texts` does. A file that is not text is one bad row."""
+    """Yield the texts of a text file, as `read_texts` does. A file in an encoding that is not read is one bad row."""
     offset, number, bad = cursor
-    if not offset and (problem := encoding_problem(path)) is not None:
-        if not number:
-            problems.add_bad_file(f"{path}: {problem}", bad + 1)
-            yield "", (0, 1, bad + 1)
+    if number and not offset:  # the file was bad
+        return
+    if not offset and (problem := _encoding_problem(path)) is not None:
+        problems.add_bad_file(problem, bad + 1)
+        yield "", (0, 1, bad + 1)
         return
     yield from _line_texts(path, raw_lines(path, offset), cursor, max_chars, problems)
+
+
+def _encoding_problem(path: Path) -> str | None:
+    problem = encoding_problem(path)
+    return foreign_encoding(path) if problem is None else f"{path}: {problem}"
 
 
 def _page_texts(
@@ -189,7 +202,7 @@ def _line_texts(
         number += 1
         if problem is not None:
             bad += 1
-            problems.add_bad(f"{path}:{number}: {problem}", bad)
+            problems.add_bad(f"{path}:{number}: {problem}", bad, once=str(path))
         held.append(line)
         held_chars += len(line)
         has_content = has_content or not (line == "" or line.isspace())
@@ -203,4 +216,4 @@ def decode_line(raw: bytes, *, is_first: bool) -> tuple[str, str | None]:
     try:
         return raw.decode("utf-8-sig" if is_first else "utf-8"), None
     except UnicodeDecodeError as error:
-        return "", f"not UTF-8 at byte {error.start + 1} of the line: save the file as UTF-8"
+        return "", not_utf8(error)

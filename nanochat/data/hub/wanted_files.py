@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from nanochat.data.files.selection.file_selection import FileChoice, FileSelection, list_names
+from nanochat.data.files.selection.file_selection import FileChoice, FileSelection
 from nanochat.data.hub.hub_source import DEFAULT_REVISION, HubSource
 from nanochat.data.hub.listing import Listing, RemoteFile, RevisionMissingError, list_files
 from nanochat.data.hub.shared_cache import cache_folder, find_cached_file, list_cached_files
 from nanochat.errors import PreflightError
-from nanochat.plurals import several
+from nanochat.plurals import list_names, several
 
 PARQUET_COPY = "refs/convert/parquet"
 """The branch where the hub keeps data sets as parquet files: `CONFIGURATION/SPLIT/0000.parquet`."""

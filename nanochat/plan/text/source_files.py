@@ -12,7 +12,7 @@ from nanochat.data.files.content_checks import has_rows, why_without_text
 from nanochat.data.files.file_kinds import reader_of
 from nanochat.data.files.file_sizes import count_texts
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS
-from nanochat.data.files.selection.file_selection import EMPTY, FileChoice, list_names, list_reasons, short_names
+from nanochat.data.files.selection.file_selection import EMPTY, FileChoice, list_reasons, short_names
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import DocumentFiles, document_files, has_split, row_files, with_content
 from nanochat.data.sources import SourceSpec, list_files
@@ -21,7 +21,7 @@ from nanochat.errors import PreflightError, StageError
 from nanochat.plan.quantities import show_bytes
 from nanochat.plan.specs.inputs import Input, WeightedSource
 from nanochat.plan.specs.suites import BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, QuestionsSuiteSpec
-from nanochat.plurals import several
+from nanochat.plurals import list_names, several
 from nanochat.tasks.table import TASKS
 
 _COUNTED_BYTES = 1 << 28

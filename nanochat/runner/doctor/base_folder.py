@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nanochat import runtime
-from nanochat.data.files.selection.file_selection import list_names
 from nanochat.errors import PreflightError
 from nanochat.plan.quantities import show_bytes
-from nanochat.plurals import several
+from nanochat.plurals import list_names, several
 from nanochat.runner.doctor.diagnosis import Diagnosis
 from nanochat.runner.doctor.machine import existing_folder
 from nanochat.runner.store.cleanup import gc

@@ -30,14 +30,20 @@ from nanochat.tasks.multiple_choice.base_models import check_choices
 Check = tuple[SourceSpec, Callable[[], None]]
 
 
-def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection[str] = ()) -> list[str]:
-    """Return the problems with the data that the stages read, without repetitions.
+def check_inputs(
+    stages: Sequence[StagePlan],
+    base: Path,
+    *,
+    without: Collection[str] = (),
+    notify: Callable[[str], None] = lambda note: None,
+) -> list[str]:
+    """Return the problems with the data that the stages read, without repetitions. `notify` receives notes on bad rows.
 
     Sources that are not downloaded or converted yet, and those named in `without`, are not checked.
     """
     problems: list[str] = []
     for stage in stages:
-        for source, check in (_check_of(item, stage, base) for item in stage.inputs):
+        for source, check in (_check_of(item, stage, base, notify) for item in stage.inputs):
             if source.name in without:
                 continue
             try:
@@ -48,14 +54,15 @@ def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection
     return list(dict.fromkeys(problems))
 
 
-def _check_of(item: Input, stage: StagePlan, base: Path) -> Check:
+def _check_of(item: Input, stage: StagePlan, base: Path, notify: Callable[[str], None]) -> Check:
     source = item.source
     match item:
         case WeightedSource():
             needs_validation = not STAGES[stage.name].trains or stage.execution.validate_every_steps is not None
-            return _documents(source, ("train", "validation") if needs_validation else ("train",), base)
+            splits: tuple[Split, ...] = ("train", "validation") if needs_validation else ("train",)
+            return source, lambda: check_documents(source, splits, base=base, notify=notify)
         case BpbSuiteSpec():
-            return _documents(source, (item.split,), base)
+            return source, lambda: check_documents(source, (item.split,), base=base, notify=notify)
         case ChoiceSuiteSpec():
             return source, lambda: check_choices(item.task, source, item.split, base=base)
         case CoreSuiteSpec():
@@ -70,7 +77,3 @@ def _check_of(item: Input, stage: StagePlan, base: Path) -> Check:
             return source, lambda: check_task(item.task, source, item.split, base=base)
         case _:
             assert_never(item)
-
-
-def _documents(source: SourceSpec, splits: tuple[Split, ...], base: Path) -> Check:
-    return source, lambda: check_documents(source, splits, base=base)

@@ -25,10 +25,12 @@ class PlanChecks:
     Attributes:
         problems: reasons why a run would be refused, besides the inputs that are missing.
         unchecked: the reasons why sources are only checked by a run, each with their names.
+        left_out: sentences on rows and files that the run will leave out.
     """
 
     problems: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def check_plan(prepared: Prepared) -> PlanChecks:
@@ -38,14 +40,17 @@ def check_plan(prepared: Prepared) -> PlanChecks:
     reasons = dict(_find_unchecked(local, prepared.base))
     checked = {source.name for source in local} - reasons.keys()
     problems = prepared.find_other_tokenizer()
+    left_out: list[str] = []
     if checked:
         from nanochat.runner.preflight.data_checks import check_inputs  # imported only if there is something to check
 
-        problems += check_inputs(prepared.plan.stages, prepared.base, without=sources.keys() - checked)
+        without = sources.keys() - checked
+        problems += check_inputs(prepared.plan.stages, prepared.base, without=without, notify=left_out.append)
     unchecked = {why: [name for name, reason in reasons.items() if reason == why] for why in reasons.values() if why}
     return PlanChecks(
         problems=tuple(problem for problem in problems if problem not in prepared.problems),
         unchecked=tuple(f"{why}: {', '.join(names)}" for why, names in unchecked.items()),
+        left_out=tuple(dict.fromkeys(left_out)),
     )
 
 

@@ -6,13 +6,14 @@ from collections.abc import Collection, Sequence
 
 from pydantic import JsonValue
 
-from nanochat.data.files.selection.file_selection import list_names, short_names
+from nanochat.data.files.selection.file_selection import short_names
 from nanochat.data.ingest.pending import Conversion, plan_conversions
 from nanochat.data.ingest.store import FOLDER
 from nanochat.plan.quantities import show_bytes
 from nanochat.plan.specs.base import StageName
 from nanochat.plan.text.render import StageStatus, plan_to_json, render_plan, titled_lines
 from nanochat.plan.text.source_files import SourceUse, source_uses
+from nanochat.plurals import list_names
 from nanochat.runner.preflight.plan_checks import PlanChecks
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.report.results import time_remark
@@ -44,7 +45,8 @@ def plan_report_text(
     text = render_plan(prepared.plan, _statuses(lookups, selected))
     if uses := _source_uses(prepared):
         text += f"\n{titled_lines('data', (use.describe() for use in uses))}\n"
-    if warnings := [warning for use in uses for warning in use.warnings]:
+    warnings = [warning for use in uses for warning in use.warnings]
+    if warnings := [*warnings, *(checks.left_out if checks is not None else ())]:
         text += f"\n{titled_lines('warnings', warnings)}\n"
     if conversions := _conversions(prepared, lookups, selected):
         title = f"to convert before the first stage (under {prepared.base / FOLDER})"
@@ -93,6 +95,7 @@ def plan_report_json(
     content["missing"] = list(prepared.problems)
     content["problems"] = [] if checks is None else list(checks.problems)
     content["unchecked"] = [] if checks is None else list(checks.unchecked)
+    content["left_out"] = [] if checks is None else list(checks.left_out)
     return content
 
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 import itertools
 import json
 
+from nanochat.data.files.formats.json_lines import SHOWN_KEYS
 from nanochat.data.splits import SPLIT_KEYS, canonical_split, held_out_by
-from nanochat.plurals import several
+from nanochat.plurals import list_names, several
 from nanochat.tasks.chat_forms.applications import TREE_KEYS, application_of, parse_export
 from nanochat.tasks.chat_forms.keys import (
     FLAGS,
@@ -243,4 +244,4 @@ def _decode(value: object, key: str) -> object:
 
 
 def _keys(value: dict[object, object]) -> str:
-    return ", ".join(map(str, value)) or "none"
+    return list_names(map(str, value), most=SHOWN_KEYS) or "none"

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.data.files.cursors import START, Cursor
-from nanochat.data.files.formats.streams import encoding_problem, raw_lines
-from nanochat.plurals import several
+from nanochat.data.files.formats.streams import encoding_problem, not_utf8, raw_lines
+from nanochat.plurals import list_names, several
 
 HALF_PAIR = "holds half of a surrogate pair (an escape such as \\ud83d on its own)"
+SHOWN_KEYS = 10
+"""Keys of a row, or columns, that a message names."""
 TOO_DEEP = "JSON nested too deeply"
 
 
@@ -46,7 +48,7 @@ class JsonLine:
         if not isinstance(self.value, dict):
             raise ValueError(f"expected an object, found {found_type(self.value)}")
         if key not in self.value:
-            raise ValueError(f"no key `{key}`; its keys are: {', '.join(map(str, self.value))}")
+            raise ValueError(f"no key `{key}`; its keys are: {list_names(map(str, self.value), most=SHOWN_KEYS)}")
         text = self.value[key]
         if not isinstance(text, str | None):
             raise ValueError(f"`{key}` is {type(text).__name__}, not text")
@@ -82,7 +84,7 @@ def parse_line(raw: bytes) -> tuple[object, str | None]:
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
-        return None, f"not UTF-8 at byte {error.start + 1} of the line: save the file as UTF-8"
+        return None, not_utf8(error)
     except UnicodeEncodeError:
         return None, HALF_PAIR
     except json.JSONDecodeError as error:

@@ -12,6 +12,7 @@ from typing import Generic, Literal
 from nanochat.data.files.file_kinds import GROUPS, Group, is_unread_document, kind_of
 from nanochat.data.files.selection.copies import without_copies
 from nanochat.data.files.selection.data_file import AnyPath, DataFile, known_kind, with_splits
+from nanochat.plurals import list_names
 
 Use = Literal["text", "rows"]
 """What files are read for: their texts as documents, each file in its own form, or their rows, such as chats."""
@@ -19,7 +20,6 @@ Use = Literal["text", "rows"]
 HIDDEN = "hidden"
 EMPTY = "empty"
 NO_USABLE_ROW = "no usable row"
-_SHOWN_NAMES = 3
 UNREAD_KIND = "neither text nor rows, by its suffix"
 UNREAD_DOCUMENT = "a document of another program: save it as text or as a page"
 NO_ROWS = "holds no rows"
@@ -131,12 +131,6 @@ def short_names(paths: Sequence[AnyPath], beside: Iterable[AnyPath] = ()) -> lis
             same_name[path.name].add(str(path))
     common = {name: os.path.commonpath(same) for name, same in same_name.items() if len(same) > 1}
     return [str(path.relative_to(common[path.name])) if path.name in common else path.name for path in paths]
-
-
-def list_names(names: Sequence[str], *, most: int = _SHOWN_NAMES) -> str:
-    """Return the first names on one line, with the number of the others: `a.md, b.md, c.md and 7 more`."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def contains_suffix(pattern: str, name: str) -> bool:
