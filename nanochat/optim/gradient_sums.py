@@ -8,24 +8,10 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from nanochat.model.cuda.launch import THREADS, VECTOR_INDEX, Kernel
+from nanochat.model.cuda.launch import THREADS, Kernel, elementwise
 from nanochat.model.device import runs_kernels
 
-_ADD = Kernel(
-    "add_gradient",
-    ("sum", "gradient"),
-    ("total",),
-    ("vectors",),
-    VECTOR_INDEX
-    + """
-  float values[8], more[8];
-  nanochat::load(sum + at, values);
-  nanochat::load(gradient + at, more);
-#pragma unroll
-  for (int e = 0; e < 8; ++e) values[e] += more[e];
-  nanochat::store(total + at, values);
-""",
-)
+_ADD = elementwise("add_gradient", ("sum", "gradient"), "total", "sum + gradient")
 _VECTORS_PER_BLOCK = 8 * THREADS
 _MAX_ARRAYS = 256
 """A kernel's arguments may have 4,096 bytes."""

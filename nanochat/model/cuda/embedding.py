@@ -14,18 +14,17 @@ from typing import NamedTuple, cast
 import mlx.core as mx
 
 from nanochat.model.cuda.launch import THREADS, Kernel
-from nanochat.model.cuda.residual import norm_backward
+from nanochat.model.cuda.residual import ROW, STORE_NORMED, norm_backward
 
 _EMBED = Kernel(
     "embed_norm",
     ("table", "idx"),
     ("normed", "inverse"),
     ("rows",),
-    """
-  constexpr int VECTORS = W / nanochat::VECTOR, PER_LANE = (VECTORS + 31) / 32;
-  const int lane = threadIdx.x % 32, row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    ROW
+    + """
   if (row >= rows) return;
-  const auto* from = table + (size_t)idx[row] * W;
+  const auto* from = table + (size_t)idx[row] * C;
   float values[PER_LANE][8], total = 0.f;
 #pragma unroll
   for (int j = 0; j < PER_LANE; ++j) {
@@ -37,18 +36,8 @@ _EMBED = Kernel(
       for (int e = 0; e < 8; ++e) total += values[j][e] * values[j][e];
     }
   }
-  const float scale = rsqrtf(nanochat::sum_over_lanes<32>(total) / W + EPS);
-  if (lane == 0) inverse[row] = scale;
-#pragma unroll
-  for (int j = 0; j < PER_LANE; ++j) {
-    const int i = lane + 32 * j;
-    if (i < VECTORS) {
-#pragma unroll
-      for (int e = 0; e < 8; ++e) values[j][e] *= scale;
-      nanochat::store(normed + (size_t)row * W + i * nanochat::VECTOR, values[j]);
-    }
-  }
-""",
+"""
+    + STORE_NORMED,
 )
 
 _TAKE = Kernel(
@@ -185,7 +174,7 @@ def _embed_norm(eps: float, dtype: mx.Dtype) -> Callable[..., tuple[mx.array, ..
             shapes=[(rows, width), (rows,)],
             dtypes=[dtype, mx.float32],
             sizes=[rows],
-            constants={"W": width, "EPS": eps},
+            constants={"C": width, "EPS": eps},
         )
         return normed, inverse
 

@@ -192,6 +192,26 @@ class Kernel:
         return name, f'{header}extern "C" __global__ void {name}{text}'
 
 
+def elementwise(
+    name: str, inputs: tuple[str, ...], result: str, expression: str, others: tuple[str, ...] = ()
+) -> Kernel:
+    """Return a kernel for `Kernel.map` whose result is an expression of the inputs' elements, which have their names.
+
+    `others` are arrays that the expression reads itself; `at` is the index of the first element of its vector.
+    """
+    loads = "".join(f"  float {x}_values[8];\n  nanochat::load({x} + at, {x}_values);\n" for x in inputs)
+    elements = ", ".join(f"{x} = {x}_values[e]" for x in inputs)
+    body = f"""{VECTOR_INDEX}{loads}  float results[8];
+#pragma unroll
+  for (int e = 0; e < 8; ++e) {{
+    const float {elements};
+    results[e] = {expression};
+  }}
+  nanochat::store({result} + at, results);
+"""
+    return Kernel(name, (*inputs, *others), (result,), ("vectors",), body)
+
+
 @functools.cache
 def _compiled(kernel: Kernel, types: tuple[str, ...], constants: tuple[tuple[str, Constant], ...]) -> tuple[str, bytes]:
     """Return the kernel's name and its code. It should be short: at each launch MLX computes a hash of it."""

@@ -19,9 +19,6 @@ from nanochat.model.cuda.launch import THREADS
 from nanochat.model.cuda.qkv_kernels import BACKWARD, SPLIT
 from nanochat.model.rope_tables import angles
 
-_PER_GROUP = {"forward": 1, "backward": 1}
-"""Heads per group of threads, by direction: more heads share more loads, but need more registers."""
-
 Arrays = tuple[mx.array, ...]
 GATE_PADDING = 64
 """Columns for the gate's logits in a fused projection: matrix products are faster at multiples of 64."""
@@ -108,7 +105,7 @@ def _launch(
     rows, gated = projected.shape[0], table is not None
     h, g, d = config.n_head, config.n_kv_head, config.head_dim
     cosines, sines = angles(max(positions, end), d, config.variant.rope_base)
-    groups = rows * -(-(h + g + g * gated) // _PER_GROUP["forward"])
+    groups = rows * (h + g + g * gated)
     return SPLIT(
         projected,
         cosines,
@@ -120,8 +117,7 @@ def _launch(
         shapes=[(rows, h * d), (rows, g * d), (rows, g * d) if gated else (1,), (rows, h + g), (rows, g)],
         dtypes=[projected.dtype] * 3 + [mx.float32] * 2,
         sizes=[rows, positions],
-        constants=qkv_constants(config, projected.shape[1], gated)
-        | {"PER": _PER_GROUP["forward"], "CONTINUES": offsets is not None},
+        constants=qkv_constants(config, projected.shape[1], gated) | {"CONTINUES": offsets is not None},
     )
 
 
@@ -138,7 +134,6 @@ def _launch_backward(
     cosines, sines = angles(positions, config.head_dim, config.variant.rope_base)
     heads = config.n_head + 2 * config.n_kv_head
     width = heads * config.head_dim + (GATE_PADDING if table is not None else 0)
-    groups = rows * -(-heads // _PER_GROUP["backward"])
     return BACKWARD(
         *cotangents[:3],
         queries,
@@ -149,11 +144,11 @@ def _launch_backward(
         sines,
         queries if table is None else table,
         cosines if idx is None else idx,
-        blocks=-(-groups * (config.head_dim // 16) // THREADS),
+        blocks=-(-rows * heads * (config.head_dim // 16) // THREADS),
         shapes=[(rows, width)],
         dtypes=[queries.dtype],
         sizes=[rows, positions],
-        constants=qkv_constants(config, width, table is not None) | {"PER": _PER_GROUP["backward"]},
+        constants=qkv_constants(config, width, table is not None),
     )[0]
 
 

@@ -15,18 +15,34 @@ import mlx.core as mx
 from nanochat.model.cuda.launch import THREADS, Kernel
 
 _WARPS = THREADS // 32
-_ROW = """
+ROW = """
   constexpr int VECTORS = C / nanochat::VECTOR, PER_LANE = (VECTORS + 31) / 32;
   const int lane = threadIdx.x % 32;
   const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
 """
+"""The beginning of a kernel in which a warp takes a row of C values."""
+STORE_NORMED = """
+  total = nanochat::sum_over_lanes<32>(total);
+  const float scale = rsqrtf(total / C + EPS);
+  if (lane == 0) inverse[row] = scale;
+#pragma unroll
+  for (int j = 0; j < PER_LANE; ++j) {
+    const int i = lane + 32 * j;
+    if (i < VECTORS) {
+#pragma unroll
+      for (int e = 0; e < 8; ++e) values[j][e] *= scale;
+      nanochat::store(normed + (size_t)row * C + i * nanochat::VECTOR, values[j]);
+    }
+  }
+"""
+"""The end of a kernel that norms its row: `values`, of which `total` is each lane's sum of squares."""
 
 _MIX_NORM = Kernel(
     "mix_norm",
     ("x", "y", "first", "residual_factor", "first_factor"),
     ("added", "mixed", "normed", "inverse"),
     ("rows",),
-    _ROW
+    ROW
     + """
   if (row >= rows) return;
   const float r = MIXES ? nanochat::to_float(residual_factor[0]) : 1.f,
@@ -55,19 +71,8 @@ _MIX_NORM = Kernel(
       for (int e = 0; e < 8; ++e) total += values[j][e] * values[j][e];
     }
   }
-  total = nanochat::sum_over_lanes<32>(total);
-  const float scale = rsqrtf(total / C + EPS);
-  if (lane == 0) inverse[row] = scale;
-#pragma unroll
-  for (int j = 0; j < PER_LANE; ++j) {
-    const int i = lane + 32 * j;
-    if (i < VECTORS) {
-#pragma unroll
-      for (int e = 0; e < 8; ++e) values[j][e] *= scale;
-      nanochat::store(normed + (size_t)row * C + i * nanochat::VECTOR, values[j]);
-    }
-  }
-""",
+"""
+    + STORE_NORMED,
 )
 
 _BACKWARD = Kernel(
@@ -75,7 +80,7 @@ _BACKWARD = Kernel(
     ("d_mixed", "d_normed", "normed", "inverse", "added", "first", "d_first_in", "residual_factor", "first_factor"),
     ("d_added", "d_first", "sums"),
     ("rows",),
-    _ROW
+    ROW
     + """
   float gradient[PER_LANE][8], unit[PER_LANE][8], dot = 0.f, sum_residual = 0.f, sum_first = 0.f;
   const bool is_row = row < rows;

@@ -4,23 +4,9 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from nanochat.model.cuda.launch import VECTOR_INDEX, Kernel
+from nanochat.model.cuda.launch import elementwise
 
-_SCALE_ROWS = Kernel(
-    "scale_rows",
-    ("x", "scales"),
-    ("scaled",),
-    ("vectors",),
-    VECTOR_INDEX
-    + """
-  float values[8];
-  nanochat::load(x + at, values);
-  const float scale = scales[at / COLS];
-#pragma unroll
-  for (int e = 0; e < 8; ++e) values[e] *= scale;
-  nanochat::store(scaled + at, values);
-""",
-)
+_SCALE_ROWS = elementwise("scale_rows", ("x",), "scaled", "x * scales[at / COLS]", ("scales",))
 
 
 def scale_rows(x: mx.array, scales: mx.array) -> mx.array:

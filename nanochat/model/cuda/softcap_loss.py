@@ -12,7 +12,7 @@ import math
 import mlx.core as mx
 
 from nanochat.model.config import SOFTCAP
-from nanochat.model.cuda.launch import VECTOR_INDEX, Kernel
+from nanochat.model.cuda.launch import Kernel
 from nanochat.model.cuda.scale_rows import scale_rows
 from nanochat.model.low_memory.loss import LossKernels
 
@@ -74,22 +74,6 @@ _LOSSES = Kernel(
 )
 
 
-_SCALE = Kernel(
-    "scale",
-    ("gradient", "factor"),
-    ("scaled",),
-    ("vectors",),
-    VECTOR_INDEX
-    + """
-  float values[8];
-  nanochat::load(gradient + at, values);
-#pragma unroll
-  for (int e = 0; e < 8; ++e) values[e] *= factor[0];
-  nanochat::store(scaled + at, values);
-""",
-)
-
-
 def losses_and_gradient(logits: mx.array, targets: mx.array, *, vocab_size: int) -> tuple[mx.array, mx.array]:
     """Return (losses (R,) float32, gradient of their sum for the logits (R, V) in the logits' dtype).
 
@@ -137,7 +121,7 @@ def _add_product(total: mx.array | None, gradient: mx.array, rows: mx.array) -> 
 
 def _scaled(gradient: mx.array, factor: mx.array) -> mx.array:
     """Return gradient * factor in the gradient's dtype. MLX would fuse cast and product, and compile them first."""
-    return _SCALE.map(gradient, factor.reshape(1), dtypes=[gradient.dtype])[0]
+    return scale_rows(gradient.reshape(-1), factor.reshape(1)).reshape(gradient.shape)
 
 
 KERNELS = LossKernels(_CHUNK_ELEMENTS, losses, losses_and_gradient, _add_product, _scaled, scale_rows)

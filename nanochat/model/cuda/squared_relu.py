@@ -6,41 +6,10 @@ from typing import cast
 
 import mlx.core as mx
 
-from nanochat.model.cuda.launch import VECTOR_INDEX, Kernel
+from nanochat.model.cuda.launch import elementwise
 
-_FORWARD = Kernel(
-    "squared_relu",
-    ("x",),
-    ("squares",),
-    ("vectors",),
-    VECTOR_INDEX
-    + """
-  float values[8];
-  nanochat::load(x + at, values);
-#pragma unroll
-  for (int e = 0; e < 8; ++e) {
-    const float positive = fmaxf(values[e], 0.f);
-    values[e] = positive * positive;
-  }
-  nanochat::store(squares + at, values);
-""",
-)
-
-_BACKWARD = Kernel(
-    "squared_relu_backward",
-    ("d_squares", "squares"),
-    ("d_x",),
-    ("vectors",),
-    VECTOR_INDEX
-    + """
-  float gradient[8], values[8];
-  nanochat::load(d_squares + at, gradient);
-  nanochat::load(squares + at, values);
-#pragma unroll
-  for (int e = 0; e < 8; ++e) gradient[e] *= 2.f * sqrtf(values[e]);
-  nanochat::store(d_x + at, gradient);
-""",
-)
+_FORWARD = elementwise("squared_relu", ("x",), "squares", "fmaxf(x, 0.f) * fmaxf(x, 0.f)")
+_BACKWARD = elementwise("squared_relu_backward", ("d_squares", "squares"), "d_x", "d_squares * (2.f * sqrtf(squares))")
 
 
 def squared_relu(x: mx.array) -> mx.array:
