@@ -24,12 +24,7 @@ class ChatSession:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        *,
-        system: str | None = None,
-        settings: ChatSettings | None = None,
-        is_raw: bool = False,
+        self, engine: Engine, *, system: str | None = None, settings: ChatSettings | None = None, is_raw: bool = False
     ) -> None:
         """Begin a chat; with `is_raw`, texts are continued as they are, as a base model does."""
         self.engine, self.tokenizer, self.is_raw = engine, engine.tokenizer, is_raw

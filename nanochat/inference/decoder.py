@@ -16,22 +16,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from nanochat.inference.batch_sizes import (
-    GPU_PROMPT_TOKENS,
-    PROMPT_CHUNK_TOKENS,
-    PROMPT_TOKENS,
-    decoding_rows,
-)
+from nanochat.inference.batch_sizes import GPU_PROMPT_TOKENS, PROMPT_CHUNK_TOKENS, PROMPT_TOKENS, decoding_rows
 from nanochat.inference.decoding_step import Settings, State, Step, Steps
-from nanochat.inference.kv_cache import (
-    Buffers,
-    PromptCache,
-    PromptCopy,
-    empty_buffers,
-    from_prompts,
-    grow,
-    take_rows,
-)
+from nanochat.inference.kv_cache import Buffers, PromptCache, PromptCopy, empty_buffers, from_prompts, grow, take_rows
 from nanochat.inference.sampling import Sampling, sampling_arrays
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.dispatch import FastGPT

@@ -102,12 +102,7 @@ class Engine:
         self.markers = Markers(tokenizer)
 
     def generate(
-        self,
-        prompt_ids: Sequence[int],
-        *,
-        max_tokens: int,
-        sampling: Sampling | None = None,
-        seed: int = 0,
+        self, prompt_ids: Sequence[int], *, max_tokens: int, sampling: Sampling | None = None, seed: int = 0
     ) -> Iterator[int]:
         """Yield the tokens that continue a prompt, those of the calculator's output included.
 

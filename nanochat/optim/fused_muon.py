@@ -14,14 +14,7 @@ from nanochat.model.cuda.scale_rows import scale_rows
 from nanochat.model.device import runs_kernels
 from nanochat.optim.groups import Variant
 from nanochat.optim.muon import NORM_FACTOR, TINY_NORM, TINY_VARIANCE, Orthogonalize, polar_express
-from nanochat.optim.muon_kernels import (
-    APPLY,
-    COLUMN_SQUARES,
-    FACTORS,
-    ROW_SCALES,
-    ROW_SQUARES,
-    momentum_kernel,
-)
+from nanochat.optim.muon_kernels import APPLY, COLUMN_SQUARES, FACTORS, ROW_SCALES, ROW_SQUARES, momentum_kernel
 
 
 def applies(stack: mx.array) -> bool:

@@ -41,12 +41,7 @@ class Address:
 
 
 def serve(
-    load: Callable[[], Engine],
-    served: Served,
-    address: Address,
-    *,
-    max_rows: int,
-    announce: Callable[[str], None],
+    load: Callable[[], Engine], served: Served, address: Address, *, max_rows: int, announce: Callable[[str], None]
 ) -> None:
     """Load a model, announce the server's URL, and answer until SIGINT or SIGTERM; a second signal ends it at once.
 

@@ -19,10 +19,7 @@ def _serve(parser: Parser) -> None:
     )
     parser.add_argument("--port", type=port, help="port to listen on (default: the first free one from 8000)")
     parser.add_argument(
-        "--rows",
-        type=positive,
-        default=GENERATED_ROWS,
-        help="answers generated at a time (default: %(default)s)",
+        "--rows", type=positive, default=GENERATED_ROWS, help="answers generated at a time (default: %(default)s)"
     )
     add_device(parser)
 
@@ -63,10 +60,7 @@ def _export(parser: Parser) -> None:
         "--format", choices=get_args(Format), required=True, help="mlx-lm, transformers or PyTorch nanochat"
     )
     parser.add_argument(
-        "--quantize-bits",
-        type=int,
-        choices=get_args(QuantizedBits),
-        help="round the matrices to this size (mlx only)",
+        "--quantize-bits", type=int, choices=get_args(QuantizedBits), help="round the matrices to this size (mlx only)"
     )
     parser.add_argument(
         "--group-size",

@@ -85,10 +85,7 @@ class HarnessModel(LM):  # type: ignore[misc]
     def _score(self, groups: Sequence[Sequence[Continuation]]) -> list[list[Any]]:
         try:
             return score_continuations(
-                self._engine.model,
-                groups,
-                max_tokens_per_batch=self._max_tokens_per_batch,
-                on_scored=self._on_scored,
+                self._engine.model, groups, max_tokens_per_batch=self._max_tokens_per_batch, on_scored=self._on_scored
             )
         except BaseException as error:
             self.failure = error

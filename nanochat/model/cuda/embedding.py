@@ -205,9 +205,5 @@ def sum_rows(gradients: mx.array, tokens: TokenIndex, *, rows: int, weights: mx.
         dtypes=[gradients.dtype],
         fill=0.0,
         sizes=[count],
-        constants={
-            "W": width,
-            "HEADS": 1 if weights is None else weights.shape[1],
-            "WEIGHTED": weights is not None,
-        },
+        constants={"W": width, "HEADS": 1 if weights is None else weights.shape[1], "WEIGHTED": weights is not None},
     )[0]

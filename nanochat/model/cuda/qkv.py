@@ -122,12 +122,7 @@ def _launch(
 
 
 def _launch_backward(
-    config: GPTConfig,
-    positions: int,
-    cotangents: Arrays,
-    kept: Arrays,
-    table: mx.array | None,
-    idx: mx.array | None,
+    config: GPTConfig, positions: int, cotangents: Arrays, kept: Arrays, table: mx.array | None, idx: mx.array | None
 ) -> mx.array:
     queries, keys, inverse, gates = kept
     rows = queries.shape[0]

@@ -62,11 +62,7 @@ def _forward(form: BlockForm, qkv: tuple[mx.array, ...], window: int) -> tuple[m
 
 
 def _backward(
-    form: BlockForm,
-    primals: tuple[mx.array, ...],
-    cotangent: mx.array,
-    outputs: tuple[mx.array, ...],
-    window: int,
+    form: BlockForm, primals: tuple[mx.array, ...], cotangent: mx.array, outputs: tuple[mx.array, ...], window: int
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return the gradients for queries, keys and values; those of keys and values are summed in float32.
 

@@ -128,10 +128,7 @@ def _limit(limits: Limits, threads_before: int) -> None:
         (resource.RLIMIT_NOFILE, limits.open_files),
     ]
     if sys.platform == "linux":
-        table += [
-            (resource.RLIMIT_AS, limits.memory_bytes),
-            (resource.RLIMIT_NPROC, limits.threads + threads_before),
-        ]
+        table += [(resource.RLIMIT_AS, limits.memory_bytes), (resource.RLIMIT_NPROC, limits.threads + threads_before)]
     for kind, limit in table:
         resource.setrlimit(kind, (limit, limit))
 
