@@ -45,13 +45,6 @@ def find_continuations(kind: CoreKind, rows: Sequence[Sequence[int]], *, max_tok
             assert_never(kind)
 
 
-def _choose_option(kind: CoreKind, scores: Sequence[Score]) -> int | None:
-    """Return the index of the prompt that the model chose, None for a continuation that it did not predict."""
-    if kind == "language_modeling":
-        return 0 if scores[0].is_greedy else None
-    return most_likely(scores)
-
-
 def evaluate_core_task(
     model: FastGPT,
     tokenizer: Tokenizer,
@@ -86,8 +79,8 @@ def _record(
     rows: Sequence[Continuation],
     scores: Sequence[Score],
 ) -> ExampleRecord:
-    chosen = _choose_option(problem.kind, scores)
     has_options = problem.kind != "language_modeling"
+    chosen = most_likely(scores) if has_options else 0 if scores[0].is_greedy else None
     gold = problem.gold if has_options else 0
     if problem.kind == "schema":  # the scored parts are equal; the options differ in what precedes them
         texts = problem.prompts

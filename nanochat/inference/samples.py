@@ -16,11 +16,10 @@ def sample_continuations(engine: Engine, prompts: Sequence[str], *, max_tokens: 
     """Return each prompt with a continuation of at most `max_tokens` tokens."""
     tokenizer, limit = engine.tokenizer, prompt_limit(engine.model.config.sequence_len, max_tokens)
     encoded = [tokenizer.encode(prompt) for prompt in prompts]
-    read = [[tokenizer.bos_id, *ids[max(0, 1 + len(ids) - limit) :]] for ids in encoded]
-    completions = engine.complete(read, max_tokens=max_tokens, use_calculator=False)
-    notes = _limit_notes(engine, [1 + len(ids) for ids in encoded], read, completions, max_tokens)
-    texts = [tokenizer.decode(completion) for completion in completions]
-    return [prompt + text + note for prompt, text, note in zip(prompts, texts, notes, strict=True)]
+    lost = [max(0, 1 + len(ids) - limit) for ids in encoded]
+    read = [[tokenizer.bos_id, *ids[start:]] for ids, start in zip(encoded, lost, strict=True)]
+    texts = _complete(engine, read, lost, max_tokens, use_calculator=False)
+    return [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def sample_answers(engine: Engine, prompts: Sequence[str], *, max_tokens: int) -> list[str]:
@@ -28,27 +27,23 @@ def sample_answers(engine: Engine, prompts: Sequence[str], *, max_tokens: int) -
     tokenizer, limit = engine.tokenizer, prompt_limit(engine.model.config.sequence_len, max_tokens)
     conversations = [Conversation((Message("user", prompt),)) for prompt in prompts]
     fitted = [fit_for_completion(tokenizer, conversation, max_tokens=limit) for conversation in conversations]
-    read = [prompt.ids for prompt in fitted]
-    answers = engine.complete(read, max_tokens=max_tokens)
-    notes = _limit_notes(engine, [len(p.ids) + p.dropped_tokens for p in fitted], read, answers, max_tokens)
-    texts = [tokenizer.decode(answer) for answer in answers]
-    return [f"{prompt}\n> {text}{note}" for prompt, text, note in zip(prompts, texts, notes, strict=True)]
+    read, lost = [prompt.ids for prompt in fitted], [prompt.dropped_tokens for prompt in fitted]
+    texts = _complete(engine, read, lost, max_tokens, use_calculator=True)
+    return [f"{prompt}\n> {text}" for prompt, text in zip(prompts, texts, strict=True)]
 
 
-def _limit_notes(
-    engine: Engine,
-    prompt_lengths: Sequence[int],
-    read: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[int]],
-    max_tokens: int,
+def _complete(
+    engine: Engine, read: Sequence[Sequence[int]], lost: Sequence[int], max_tokens: int, *, use_calculator: bool
 ) -> list[str]:
-    """Return for each sample what the context cut off, as lines in brackets, or an empty text."""
-    context, notes = engine.model.config.sequence_len, []
-    for length, prompt, completion in zip(prompt_lengths, read, completions, strict=True):
-        note = ""
-        if len(prompt) < length:
-            note += f"\n[prompt of {length:,} tokens: the model read only the last {len(prompt):,}]"
+    """Return what follows each prompt, and in brackets how many tokens it lost, and whether the context is full."""
+    context, texts = engine.model.config.sequence_len, []
+    completions = engine.complete(read, max_tokens=max_tokens, use_calculator=use_calculator)
+    for prompt, lost_tokens, completion in zip(read, lost, completions, strict=True):
+        text = engine.tokenizer.decode(completion)
+        if lost_tokens:
+            whole, kept = len(prompt) + lost_tokens, len(prompt)
+            text += f"\n[prompt of {whole:,} tokens: the model read only the last {kept:,}]"
         if len(completion) < max_tokens and len(prompt) + len(completion) == context:
-            note += f"\n[stopped: the context of {context:,} tokens is full]"
-        notes.append(note)
-    return notes
+            text += f"\n[stopped: the context of {context:,} tokens is full]"
+        texts.append(text)
+    return texts

@@ -63,43 +63,30 @@ def build_task(
         PreflightError: the source, the split or a column is missing.
         StageError: a row does not have the task's form.
     """
-    name = _known(task)
-    if name == "simple_spelling" or name == "spelling_bee":
-        words = read_words(source, split, base=base)
-        return Spelling(name, words=words, size=max_examples or len(words), split=split, seed=seed)
-    return _read_chosen(
-        name, source, split, base=base, count=max_examples, choose=choose, accept_unisolated=accept_unisolated
-    )
-
-
-def _read_chosen(
-    name: Literal["conversations", RowTask],
-    source: SourceSpec,
-    split: str,
-    *,
-    base: Path,
-    count: int | None,
-    choose: Choice | None,
-    accept_unisolated: bool,
-) -> Task:
-    split_name, bounds = parse_split(split)
+    name, (split_name, bounds) = _known(task), parse_split(split)
     choose = choose or _usual_choice(split_name)
-    row_limit = count if choose == "first" and bounds is None else None
-    task: Task
-    if name == "conversations":
-        task = read_conversations(source, split_name, base=base, max_examples=row_limit)
-    else:
-        parse, build = _ROW_FORMATS[name]
-        task = build(read_rows(parse, source, split_name, base=base, max_rows=row_limit))
-    if isinstance(task, HumanEval):
-        task = replace(task, accept_unisolated=accept_unisolated)
+    row_limit = max_examples if choose == "first" and bounds is None else None
+    built: Task
+    match name:
+        case "simple_spelling" | "spelling_bee":
+            words = read_words(source, split, base=base)
+            return Spelling(name, words=words, size=max_examples or len(words), split=split, seed=seed)
+        case "conversations":
+            built = read_conversations(source, split_name, base=base, max_examples=row_limit)
+        case _:
+            parse, build = _ROW_FORMATS[name]
+            built = build(read_rows(parse, source, split_name, base=base, max_rows=row_limit))
+    if isinstance(built, HumanEval):
+        built = replace(built, accept_unisolated=accept_unisolated)
     if bounds is not None:
-        task = take_slice(task, bounds.start, bounds.stop)
-        if len(task) == 0:
+        built = take_slice(built, bounds.start, bounds.stop)
+        if len(built) == 0:
             raise PreflightError(f"{describe(source)}: no rows in `{split}`")
-    if count is None or row_limit is not None:
-        return task
-    return take_slice(task, 0, count) if choose == "first" else take_shuffled(task, count, seed=PROBLEM_SHUFFLE_SEED)
+    if max_examples is None or row_limit is not None:
+        return built
+    if choose == "first":
+        return take_slice(built, 0, max_examples)
+    return take_shuffled(built, max_examples, seed=PROBLEM_SHUFFLE_SEED)
 
 
 def _usual_choice(split_name: str) -> Choice:

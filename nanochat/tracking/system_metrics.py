@@ -37,15 +37,14 @@ def measuring_system(path: Path, every_seconds: float | None) -> Iterator[None]:
     if every_seconds is None:
         yield
         return
-    sampler = Sampler(path, every_seconds)
-    sampler.start()
+    sampler = _Sampler(path, every_seconds)
     try:
         yield
     finally:
         sampler.stop()
 
 
-class Sampler:
+class _Sampler:
     """A thread that measures in regular intervals."""
 
     def __init__(self, path: Path, every_seconds: float) -> None:
@@ -54,11 +53,7 @@ class Sampler:
         self._step = 0
         self._writing = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="system-metrics", daemon=True)
-
-    def start(self) -> None:
-        """Start measuring."""
-        self._thread.start()
+        threading.Thread(target=self._run, name="system-metrics", daemon=True).start()
 
     def stop(self) -> None:
         """Measure once more, if MLflow is imported by now, and stop."""

@@ -7,7 +7,7 @@ Not here: which prompts a step has, and how rewards become gradients (`policy_gr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanochat.errors import StageError
@@ -73,14 +73,7 @@ class Rollouts:
     reward: Reward
 
     def sample(
-        self,
-        engine: Engine,
-        prompts: Sequence[Prompt],
-        *,
-        seed: int,
-        numbers: Sequence[int],
-        max_rows: int,
-        on_finished: Callable[[int], None] | None = None,
+        self, engine: Engine, prompts: Sequence[Prompt], *, seed: int, numbers: Sequence[int], max_rows: int
     ) -> list[list[Answer]]:
         """Return the answers to each prompt. `numbers` are the prompts' numbers in the whole step, of all processes.
 
@@ -98,7 +91,7 @@ class Rollouts:
             for number, prompt in zip(numbers, prompts, strict=True)
             for sample in range(self.samples)
         ]
-        completions = engine.finish(requests, max_rows=max_rows, on_finished=on_finished)
+        completions = engine.finish(requests, max_rows=max_rows)
         starts = range(0, len(completions), self.samples)
         return [
             self._grade(engine, prompt, completions[start : start + self.samples])

@@ -34,7 +34,6 @@ class HarnessModel(LM):  # type: ignore[misc]
         *,
         max_tokens_per_batch: int | None = None,
         max_rows: int,
-        seed: int = 0,
         on_scored: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__()
@@ -44,7 +43,6 @@ class HarnessModel(LM):  # type: ignore[misc]
         self._engine = engine
         self._max_tokens_per_batch = max_tokens_per_batch
         self._max_rows = max_rows
-        self._seed = seed
         self._on_scored = on_scored
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
@@ -110,7 +108,6 @@ class HarnessModel(LM):  # type: ignore[misc]
                 prompts,
                 max_tokens=max_tokens,
                 sampling=sampling,
-                seed=self._seed,
                 use_calculator=False,
                 max_rows=self._max_rows,
                 on_finished=self._on_scored,

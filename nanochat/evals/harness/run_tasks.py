@@ -23,7 +23,6 @@ from nanochat.evals.metrics import score_problems
 from nanochat.evals.task_result import ExampleRecord, TaskResult
 from nanochat.tasks.mixture import FEWSHOT_SEED, choose_problems
 
-"""The library's default."""
 _NOT_METRICS = ("alias", "name", "sample_len")
 
 
