@@ -1,7 +1,8 @@
 """Muon on CUDA: kernels around the matrix products of the Polar Express iteration, in few passes over the matrices.
 
-It computes what `muon.muon_update` computes, with three differences. The iteration runs in the gradients' dtype. All
-norms come from one sum of squares per row or column. A step with gradients that are not finite changes nothing.
+It computes what `muon.muon_update` computes, with three differences. The iteration runs in the gradients' dtype, to
+which `plain` also rounds the factor before it. All norms come from one sum of squares per row or column. A step with
+gradients that are not finite changes nothing.
 Shapes: stacks of K matrices of (rows, cols).
 """
 
@@ -64,6 +65,8 @@ def _normalized(x: mx.array, variant: Variant) -> mx.array:
     constants = {"ROWS": rows, "EVENS": variant == "current", "FACTOR": NORM_FACTOR[variant], "TINY": TINY_NORM}
     squares, shapes, dtypes = _row_squares(x), [(count, rows, 1)], [mx.float32]
     (scales,) = ROW_SCALES(squares, sizes=[], blocks=count, shapes=shapes, dtypes=dtypes, constants=constants)
+    if variant == "plain":  # as its published form, which divides by a norm of the matrix's dtype
+        scales = scales.astype(x.dtype).astype(mx.float32)
     return scale_rows(x, scales)
 
 

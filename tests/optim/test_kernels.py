@@ -64,6 +64,26 @@ def test_muon(variant, shape):
     assert all(mx.array_equal(a, b) for a, b in zip(kept, (parameter, first, second), strict=True))
 
 
+def test_plain_scales_matrices_by_a_factor_of_their_dtype():
+    """Without momentum, the iteration begins with the gradient times bfloat16(1 / (1.02 norm)), rounded once more."""
+    gradient = draw(3, 64, 96).astype(mx.bfloat16)
+    exact = np.array(gradient.astype(mx.float32), dtype=np.float64)
+    factors = 1 / (1.02 * np.sqrt(np.square(exact).sum(axis=(1, 2), keepdims=True)) + 1e-6)
+    factors = np.array(mx.array(factors, mx.bfloat16).astype(mx.float32), dtype=np.float64)
+    begun = []
+    rule = {"variant": "plain", "lr": 0.02, "momentum": 0.0, "beta2": 0.95, "weight_decay": 0.1}
+    moments = (mx.zeros((3, 64, 96)), mx.zeros((3, 1, 96)))
+    fused_muon_update(
+        draw(3, 64, 96, seed=1),
+        list(gradient),
+        *moments,
+        is_finite=mx.array(True),
+        orthogonalize=lambda x: begun.append(x) or x,
+        **rule,
+    )
+    assert mx.array_equal(begun[0], mx.array(exact * factors, mx.float32).astype(mx.bfloat16))
+
+
 def test_gradients_are_added_in_float32():
     gradients = [{"matrix": draw(100, 96, seed=i).astype(mx.bfloat16), "vector": draw(13, seed=i)} for i in range(3)]
     sums = {}
