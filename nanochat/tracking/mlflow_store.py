@@ -47,9 +47,10 @@ _PROBE_SECONDS = LOCK_SECONDS
 _REASON_CHARS = 400
 _REFUSALS = (400, 413, 422)
 """Status codes of HTTP: the request is invalid, too large, or makes no sense."""
-_PAGE = 1000
+_PAGE_RUNS = 1000
 VIEW = "nanochat"
-"""The name of the view of the table of runs that shows the most important results. MLflow hides all metrics else."""
+"""The name of the view of the table of runs that shows the most important results. Without it MLflow hides all
+metrics."""
 _VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 _CREATING = ".mlflow.creating-"
 
@@ -113,7 +114,7 @@ def _restore(client: MlflowClient, experiment: Experiment) -> str:
     count, token = 0, None
     while token is None or token:
         page = client.search_runs(
-            [experiment.experiment_id], run_view_type=ViewType.DELETED_ONLY, max_results=_PAGE, page_token=token
+            [experiment.experiment_id], run_view_type=ViewType.DELETED_ONLY, max_results=_PAGE_RUNS, page_token=token
         )
         count, token = count + len(page), page.token or ""
     client.restore_experiment(experiment.experiment_id)

@@ -19,7 +19,7 @@ from nanochat.tracking.mlflow_store import Store, StoreRefusalError, raise_refus
 from nanochat.tracking.points import Point
 from nanochat.tracking.run_view import OWN_MLFLOW_TAGS, Artifact, Dataset, Status
 
-_BATCH = 1000
+_BATCH_POINTS = 1000
 _PARAM_CHARS = 6000
 DATASET_DIGEST_CHARS = 32
 _Item = TypeVar("_Item")
@@ -109,10 +109,10 @@ class Writer:
                 time_ms = milliseconds(point.time) or self._times.setdefault((*key, point.step), now)
                 new.append(Metric(key[1], point.value, time_ms, point.step))
         try:
-            for start in range(0, len(new), _BATCH):
+            for start in range(0, len(new), _BATCH_POINTS):
                 self._write_all(
                     run_id,
-                    new[start : start + _BATCH],
+                    new[start : start + _BATCH_POINTS],
                     lambda items: self._client.log_batch(run_id, metrics=items),
                     lambda metric: f"metric `{metric.key}` at step {metric.step}",
                 )

@@ -40,7 +40,7 @@ class _Encoding:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows one class."""
+    """An unpickler that loads the parts of one class of tiktoken and refuses every other class."""
 
     def __init__(self, content: bytes, path: Path) -> None:
         super().__init__(io.BytesIO(content))

@@ -20,7 +20,7 @@ from nanochat.runner.sweeps.results.sweep_catalog import look_for_sweep
 from nanochat.runner.sweeps.results.sweep_snapshot import take_sweep_snapshot
 from nanochat.terminal.output import allow_loss, is_read
 
-_SECONDS = 1.0
+_REFRESH_SECONDS = 1.0
 _LOOKS_PER_LINE = 10
 """A log gets a line less often than a terminal is drawn."""
 _IDLE_BETWEEN_CELLS = 3
@@ -66,7 +66,7 @@ def _print_page(snapshot: Snapshot, console: TerminalConsole, width: int) -> Non
 
 
 def _snapshots(reference: str) -> Iterator[Snapshot]:
-    """Yield the progress of a run, every `_SECONDS`, until it has ended or the output is closed."""
+    """Yield the progress of a run, every `_REFRESH_SECONDS`, until it has ended or the output is closed."""
     base = runtime.base_dir()
     sweep = look_for_sweep(reference, base)
     take = partial(take_snapshot, find_run(reference, base)) if sweep is None else partial(take_sweep_snapshot, *sweep)
@@ -78,7 +78,7 @@ def _snapshots(reference: str) -> Iterator[Snapshot]:
         may_continue = sweep is not None and snapshot.status == "interrupted"
         if idle > (_IDLE_BETWEEN_CELLS if may_continue else 0) or not is_read():
             return
-        time.sleep(_SECONDS)
+        time.sleep(_REFRESH_SECONDS)
 
 
 def _page(snapshot: Snapshot, width: int) -> list[str]:

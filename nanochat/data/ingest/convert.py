@@ -36,7 +36,7 @@ _SPARE_BYTES = 1 << 28
 _MAX_RATIO = 500
 _ALWAYS_ALLOWED_BYTES = 1 << 26
 _DAMAGE = (ValueError, TypeError, KeyError, NotImplementedError, OSError, EOFError, MemoryError, tarfile.TarError)
-"""What libraries raise for damaged files. Some of these say that a column has more bytes than any memory."""
+"""Exceptions of libraries for damaged files, among them MemoryError: a damaged length may exceed any memory."""
 _NAME_CHARS = 60
 
 OnProgress = Callable[[int, int], None]

@@ -24,7 +24,7 @@ _BLOCK_QUERIES = 256
 
 
 class BlockForm(NamedTuple):
-    """The computations of a device for a block of queries."""
+    """The operations on a block of queries that differ between devices."""
 
     block_queries: int
     attend: Callable[..., tuple[mx.array, ...]]

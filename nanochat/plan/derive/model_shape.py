@@ -14,7 +14,8 @@ _CODE = "impossible-shape"
 def derive_recipe_model(recipe: schema.Recipe, issues: PlanIssues, *, knows_start: bool) -> GPTConfig | None:
     """Return the config of the model that the recipe describes, or None if it describes none.
 
-    `knows_start` says that the plan shows the sizes of pretraining for the vocabulary of its starting weights.
+    `knows_start`: the plan knows the vocabulary of the weights that pretraining starts from, and shows its sizes for
+    it.
     """
     if recipe.model is None:
         if recipe.pretrain is not None:

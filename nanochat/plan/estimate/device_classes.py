@@ -14,9 +14,9 @@ TOKENIZER_CHARS_PER_SECOND = 6.4e6
 """SentencePiece BPE training, 32 MB in 5 s on one core."""
 STARTUP_SECONDS: dict[DeviceClass, float] = {"cpu": 1.0, "metal": 3.0, "cuda": 20.0}
 """From the start of a child process to its first step: imports, weights, compiled kernels."""
-_SHARE = 0.8
+_USABLE_FRAC = 0.8
 """Share of the memory that `micro_batch_size: auto` plans to use. The allocator's slack needs the rest."""
-_METAL_SHARE = 0.9
+_METAL_USABLE_FRAC = 0.9
 """Share of the memory that macOS recommends for the GPU, beyond which a process may be aborted."""
 _LARGE_MAC_BYTES = 36 * 2**30
 _LAYER_SECONDS = 2e-4
@@ -54,8 +54,8 @@ def usable_bytes(device: DeviceClass, memory_bytes: int, *, recommended_bytes: i
     `recommended_bytes` is what Metal recommends for the GPU, if that is known.
     """
     if device != "metal":
-        return int(_SHARE * memory_bytes)
-    return int(_METAL_SHARE * (recommended_bytes or mac_gpu_bytes(memory_bytes)))
+        return int(_USABLE_FRAC * memory_bytes)
+    return int(_METAL_USABLE_FRAC * (recommended_bytes or mac_gpu_bytes(memory_bytes)))
 
 
 def mac_gpu_bytes(memory_bytes: int) -> int:

@@ -26,7 +26,7 @@ _OTHER_SUITES: dict[KeyPath, KeyPath] = {
     ("run", "monitor", "evaluate", "suites"): ("run", "monitor", "evaluate", "chat_suites"),
     ("run", "monitor", "evaluate", "chat_suites"): ("run", "monitor", "evaluate", "suites"),
 }
-"""The suites for chat models by those for base models, and the other way round."""
+"""The section to suggest if a suite is of the other kind: for chat models instead of base models, or the reverse."""
 _BOOLEAN_WORDS = ("yes", "no", "on", "off", "y", "n")
 _NAME_RULE = (
     "a name consists of letters, digits, `-` and `_`, starts with a letter or digit, and has at most 64 characters"

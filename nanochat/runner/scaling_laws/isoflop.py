@@ -23,11 +23,11 @@ from nanochat.runner.scaling_laws.trained_models import (
     with_interval,
 )
 
-SAME_BUDGET = 1.2
+_BUDGET_TOLERANCE = 1.2
 """Runs whose FLOPs differ by less than this factor have the same budget: steps make each of them a little larger."""
-LEAST_SIZES = 3
-_FAR = 100.0
-"""A minimum further from the sizes than this, in logarithms, is only known to be far away."""
+_MIN_SIZES = 3
+_MAX_LOG_DISTANCE = 100.0
+"""A minimum is clipped to this distance from the centre of the sizes, in logarithms, so that its size is finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Parabola:
     def minimum(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the size with the lowest loss, and that loss. Both are NaN for a parabola that has no minimum."""
         u = -self.slope / (2 * np.where(self.curvature > 0, self.curvature, np.nan))
-        u = np.clip(u, -_FAR, _FAR)
+        u = np.clip(u, -_MAX_LOG_DISTANCE, _MAX_LOG_DISTANCE)
         return np.exp(u + self.centre), self.level + self.slope * u / 2
 
 
@@ -84,7 +84,7 @@ class GrowthLaw:
         """Return the best size and tokens at a number of FLOPs."""
         distance = np.array([np.log(flops) - self.centre, 1.0])
         params, tokens = np.exp(distance @ self.params), np.exp(distance @ self.tokens)
-        is_extrapolated = not self.range[0] / SAME_BUDGET <= flops <= self.range[1] * SAME_BUDGET
+        is_extrapolated = not self.range[0] / _BUDGET_TOLERANCE <= flops <= self.range[1] * _BUDGET_TOLERANCE
         return make_optimum(flops, params, tokens, loss=None, is_extrapolated=is_extrapolated)
 
 
@@ -101,9 +101,9 @@ def fit_isoflop(points: Sequence[TrainedModel]) -> IsoflopFit:
     settings = average_seeds(points)
     budgets = [settings.select(group) for group in _budgets(settings.flops)]
     most = max((len(np.unique(budget.params)) for budget in budgets), default=0)
-    if most < LEAST_SIZES:
+    if most < _MIN_SIZES:
         raise UnfitError(
-            f"a parabola needs {LEAST_SIZES} sizes that were trained with the same number of FLOPs, and the runs have "
+            f"a parabola needs {_MIN_SIZES} sizes that were trained with the same number of FLOPs, and the runs have "
             f"at most {most}: use `horizon: {{flops: ...}}` and vary the size of the model"
         )
     curves = tuple(_fit_curve(budget) for budget in budgets)
@@ -114,7 +114,7 @@ def _budgets(flops: np.ndarray) -> list[list[int]]:
     """Return the indices of the settings of each budget, in order of FLOPs."""
     groups: list[list[int]] = []
     for index in np.argsort(flops):
-        if groups and flops[index] < SAME_BUDGET * flops[groups[-1][0]]:
+        if groups and flops[index] < _BUDGET_TOLERANCE * flops[groups[-1][0]]:
             groups[-1].append(int(index))
         else:
             groups.append([int(index)])
@@ -123,8 +123,8 @@ def _budgets(flops: np.ndarray) -> list[list[int]]:
 
 def _fit_curve(settings: Settings) -> IsoflopCurve:
     budget, sizes = float(np.exp(np.log(settings.flops).mean())), np.unique(settings.params)
-    if len(sizes) < LEAST_SIZES:
-        problem = f"a parabola needs {LEAST_SIZES} sizes, and this budget has {len(sizes)}"
+    if len(sizes) < _MIN_SIZES:
+        problem = f"a parabola needs {_MIN_SIZES} sizes, and this budget has {len(sizes)}"
         return IsoflopCurve(flops=budget, settings=settings, parabola=None, best=None, problem=problem)
     parabola = _fit_parabola(settings.params, settings.losses)
     problem = _minimum_problem(parabola, sizes)

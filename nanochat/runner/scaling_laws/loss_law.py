@@ -23,15 +23,15 @@ from nanochat.runner.scaling_laws.trained_models import (
     with_interval,
 )
 
-_LEAST_LEVELS = 3
+_MIN_LEVELS = 3
 """Different sizes, and different numbers of tokens: a power and a constant take two of them."""
-_ROUNDING = 1.01
-"""Runs count as of one budget up to this factor."""
-_LEAST_SETTINGS = 6
+_BUDGET_TOLERANCE = 1.01
+"""A number of FLOPs may exceed those of the runs by this factor before it counts as extrapolated."""
+_MIN_SETTINGS = 6
 """The law has five coefficients."""
-_LEAST_EXPONENT = 0.01
+_MIN_EXPONENT = 0.01
 """With a smaller exponent, a thousand times as many parameters or tokens would change their part of the loss by 7 %."""
-_LEAST_SPREAD = 0.1
+_MIN_SPREAD = 0.1
 """The least standard deviation of log tokens around a line by log parameters. Runs with equal tokens per parameter, or
 with equal FLOPs, lie on such a line."""
 
@@ -80,7 +80,7 @@ class LossLaw:
             tokens = self.tokens_for(params, flops)
             loss = self.terms.floor + big_a / params**a + big_b / tokens**b
         measured = self.settings.flops
-        is_extrapolated = not measured.min() / _ROUNDING <= flops <= measured.max() * _ROUNDING
+        is_extrapolated = not measured.min() / _BUDGET_TOLERANCE <= flops <= measured.max() * _BUDGET_TOLERANCE
         return make_optimum(flops, params, tokens, loss=loss, is_extrapolated=is_extrapolated)
 
 
@@ -91,7 +91,7 @@ def fit_loss_law(points: Sequence[TrainedModel]) -> LossLaw:
     sizes = np.stack([settings.params, settings.tokens], axis=1)
     terms = fit_power_terms(sizes, settings.losses)
     for name, power in zip(("parameters", "tokens"), terms.exponents[0], strict=True):
-        if not _LEAST_EXPONENT < power < MAX_EXPONENT:
+        if not _MIN_EXPONENT < power < MAX_EXPONENT:
             raise UnfitError(
                 f"the loss of the runs does not follow a power of {name} (the exponent would be {power:.2g}): vary "
                 f"{name} more, or repeat the runs with other seeds"
@@ -104,13 +104,13 @@ def fit_loss_law(points: Sequence[TrainedModel]) -> LossLaw:
 
 def _check_variety(settings: Settings) -> None:
     for name, values in (("sizes", settings.params), ("numbers of tokens", settings.tokens)):
-        if (count := len(np.unique(values))) < _LEAST_LEVELS:
-            raise UnfitError(f"it needs {_LEAST_LEVELS} different {name}, and the runs have {count}")
-    if (count := len(settings.flops)) < _LEAST_SETTINGS:
-        raise UnfitError(f"its 5 coefficients need {_LEAST_SETTINGS} different settings, and the runs have {count}")
+        if (count := len(np.unique(values))) < _MIN_LEVELS:
+            raise UnfitError(f"it needs {_MIN_LEVELS} different {name}, and the runs have {count}")
+    if (count := len(settings.flops)) < _MIN_SETTINGS:
+        raise UnfitError(f"its 5 coefficients need {_MIN_SETTINGS} different settings, and the runs have {count}")
     log_params, log_tokens = np.log(settings.params), np.log(settings.tokens)
     trend = np.polynomial.Polynomial.fit(log_params, log_tokens, 1)
-    if np.std(log_tokens - trend(log_params)) < _LEAST_SPREAD:
+    if np.std(log_tokens - trend(log_params)) < _MIN_SPREAD:
         raise UnfitError(
             "the tokens of the runs follow from their sizes, so the effect of one cannot be told from that of the "
             "other: train sizes on more and on fewer tokens"

@@ -24,7 +24,7 @@ _SIZE = (7.2, 4.6)
 _RED, _BLUE = "#c0392b", "#34495e"
 _BEST: dict[str, Any] = {"fmt": "D", "color": _RED, "markersize": 6, "capsize": 4, "elinewidth": 2, "zorder": 5}
 _BEST_LABEL = f"best size, {CONFIDENCE:.0%} interval"
-_AROUND = 2.0
+_LAW_MARGIN = 2.0
 """The law is drawn for each size from this factor below its runs to this factor above them."""
 
 
@@ -105,7 +105,7 @@ def _plot_runs(axes: Axes, points: Sequence[TrainedModel], *, at: str, color: An
 
 def _law_of_size(law: LossLaw, size: float, points: Sequence[TrainedModel]) -> tuple[np.ndarray, np.ndarray]:
     """Return FLOPs and predicted losses of a size, around its runs."""
-    tokens = np.geomspace(min(p.tokens for p in points) / _AROUND, max(p.tokens for p in points) * _AROUND, 60)
+    tokens = np.geomspace(min(p.tokens for p in points) / _LAW_MARGIN, max(p.tokens for p in points) * _LAW_MARGIN, 60)
     params = np.full_like(tokens, size)
     return tokens * law.flops_factor * params**law.flops_exponent, law.predict(params, tokens)[0]
 

@@ -187,7 +187,7 @@ def _noticing_old_stores() -> Iterator[None]:
 
 
 def _link_file(file: Path, location: str) -> bool:
-    """Return whether a file could be put into a local folder of MLflow without copying it, as another name of it."""
+    """Put a file into a local folder of MLflow as a hard link, and return whether that was possible."""
     parts = urlsplit(location)
     if parts.scheme not in ("", "file"):
         return False

@@ -47,7 +47,7 @@ def test_a_pruned_trial_is_reported_as_pruned_is_not_started_again_and_can_be_co
     sweep, calls, monkeypatch, capsys
 ):
     pytest.importorskip("optuna")
-    monkeypatch.setattr("nanochat.runner.sweeps.running.pruning.LEAST_TRIALS", 2)
+    monkeypatch.setattr("nanochat.runner.sweeps.running.pruning.MIN_TRIALS", 2)
     sweep.bench.control(varies="yes")
     sweep.write(SEARCH)
     sweep.run()

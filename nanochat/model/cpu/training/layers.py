@@ -74,7 +74,7 @@ def rotate_and_norm(x: Floats, *, base: float, eps: float, scale: float) -> tupl
 
 
 def rotate_and_norm_gradient(gradient: Floats, y: Floats, factor: Floats, *, base: float, scale: float) -> Floats:
-    """Return the gradient for x (B, T, H, D) from that for y = rotate_and_norm(x), which is changed."""
+    """Return the gradient for x (B, T, H, D) from that for y = rotate_and_norm(x), which is overwritten."""
     cosine, sine = _angles(y, base)
     share = (np.vecdot(gradient, y) / np.float32(y.shape[-1] * scale**2))[..., None]
     gradient -= y * share

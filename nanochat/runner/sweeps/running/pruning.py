@@ -24,11 +24,11 @@ from nanochat.storage.layout import StageFolder
 from nanochat.storage.series import TRAIN_LOSS
 from nanochat.tracking.points import read_points
 
-SHARES = (0.25, 0.5, 0.75)
-"""The shares of a stage's steps after which a trial is judged."""
-LEAST_TRIALS = 4
+_MILESTONES = (0.25, 0.5, 0.75)
+"""A trial is judged after each of these shares of a stage's steps."""
+MIN_TRIALS = 4
 """No trial is stopped before this number of trials have finished."""
-_WINDOW = 0.1
+_AVERAGED_FRAC = 0.1
 """The loss at a milestone is the mean over this share of the steps, those before it."""
 _POLL_SECONDS = 0.2
 
@@ -42,15 +42,15 @@ def losses_of(result: CellResult, base: Path) -> Losses:
     losses: Losses = {}
     for place, stage in enumerate(training_stages()):
         if (folder := folders.get(stage)) is not None and (steps := _steps(folder)):
-            losses |= {place * len(SHARES) + number: loss for number, loss in _losses_in(folder, steps)}
+            losses |= {place * len(_MILESTONES) + number: loss for number, loss in _losses_in(folder, steps)}
     return losses
 
 
 def _losses_in(folder: StageFolder, steps: int) -> Iterator[tuple[int, float]]:
     """Yield the number and the loss of each milestone that a stage has reached."""
     points = [(point.step, point.value) for point in read_points(folder.metrics) if point.name == TRAIN_LOSS]
-    for number, share in enumerate(SHARES, start=1):
-        near = [loss for step, loss in points if (share - _WINDOW) * steps < step <= share * steps]
+    for number, share in enumerate(_MILESTONES, start=1):
+        near = [loss for step, loss in points if (share - _AVERAGED_FRAC) * steps < step <= share * steps]
         if near and points[-1][0] >= share * steps:
             yield number, statistics.fmean(near)
 
@@ -81,7 +81,7 @@ def is_worse(losses: Mapping[int, float], earlier: Iterable[Mapping[int, float]]
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=LEAST_TRIALS, n_min_trials=LEAST_TRIALS)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=MIN_TRIALS, n_min_trials=MIN_TRIALS)
     study = optuna.create_study(direction="minimize", pruner=pruner)
     for others in filter(None, earlier):
         study.add_trial(optuna.trial.create_trial(value=others[max(others)], intermediate_values=dict(others)))
