@@ -93,8 +93,16 @@ def _usual_choice(split_name: str) -> Choice:
     return "first" if split_name.endswith("train") else "shuffled"
 
 
-def check_task(task: str, source: SourceSpec, split: str, *, base: Path, max_examples: int | None = None) -> None:
-    """Check that a task can read its split of a source.
+def check_task(
+    task: str,
+    source: SourceSpec,
+    split: str,
+    *,
+    base: Path,
+    max_examples: int | None = None,
+    notify: Callable[[str], None] = lambda note: None,
+) -> None:
+    """Check that a task can read its split of a source. `notify` receives notes on chats that are not used whole.
 
     Small files are checked by all rows that the task will read, large ones by the first row of each file. Of a part of
     a split (`train[:500]`) all rows are read. The message of a PreflightError names the source, the file, and the
@@ -110,7 +118,7 @@ def check_task(task: str, source: SourceSpec, split: str, *, base: Path, max_exa
         case "simple_spelling" | "spelling_bee":
             read_words(source, split, base=base)
         case "conversations":
-            check_conversations(source, split, base=base, max_examples=max_rows)
+            check_conversations(source, split, base=base, max_examples=max_rows, notify=notify)
         case _:
             check_rows(source, split, _ROW_FORMATS[name][0], base=base, max_rows=max_rows)
 

@@ -8,12 +8,13 @@ Not here: the names of the forms (`chat_forms.names`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from nanochat.data.files.bad_rows import SHOWN, allowed_bad_rows
+from nanochat.data.files.bad_rows import SHOWN, allowed_bad_rows, shown
 from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.digests import LineFilter, SeenTexts
 from nanochat.data.files.file_kinds import reader_of
@@ -29,7 +30,7 @@ from nanochat.errors import StageError
 from nanochat.plurals import several
 from nanochat.tasks.base import Example
 from nanochat.tasks.chat_forms.chat_rows import is_needed, parse_row
-from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow
+from nanochat.tasks.chat_forms.keys import BadConversation, LeftOutRow, NotText
 from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Conversation, Message, Part
@@ -37,7 +38,7 @@ from nanochat.tokenizer.chat_format import Conversation, Message, Part
 _UNTRAINED = "untrained"
 """Stands for the role of an assistant's message that is not trained on, in packed conversations."""
 
-_FORMS_VERSION = 5
+_FORMS_VERSION = 6
 """Raise it when rows become usable or unusable, so that digests of the usable lines are computed again."""
 
 
@@ -51,12 +52,29 @@ class Conversations:
     """The rows that were left out, as `file:line: reason`, including rows with a flag such as `"train": false`."""
     ignored: Sequence[str] = ()
     """Keys of rows and messages that were not read, because they only describe a conversation."""
+    cut: Sequence[tuple[str, str]] = ()
+    """The conversations that are read up to something that is not text: its kind, and `file:line: reason`."""
 
     def __len__(self) -> int:
         return len(self.packed)
 
     def __getitem__(self, index: int) -> Example:
         return Example(_unpack(self.packed[index]))
+
+    def remarks(self) -> list[str]:
+        """Return a sentence with the number of rows that are not used, and one with that of cut conversations."""
+        remarks = []
+        if self.refused:
+            remarks.append(f"{several(len(self.refused), 'row')} not used:{shown(self.refused)}")
+        if self.cut:
+            kinds = Counter(what for what, _ in self.cut).most_common()
+            counts = ", ".join(f"{count:,} before {what}" for what, count in kinds)
+            chats = several(len(self.cut), "conversation")
+            remarks.append(
+                f"{chats} used only up to what cannot be trained on as text ({counts}):"
+                f"{shown([reason for _, reason in self.cut])}"
+            )
+        return remarks
 
     def grade(self, example: Example, completion: str) -> bool:
         """Return whether the completion equals the reference answer."""
@@ -73,6 +91,7 @@ def read_conversations(source: SourceSpec, split: str, *, base: Path, max_exampl
     packed: list[bytes] = []
     refused: list[str] = []
     bad: list[str] = []
+    cut: list[tuple[str, str]] = []
     ignored: set[str] = set()
     seen = SeenTexts() if source.dedup == "exact" else None
     for row in _read_rows(split_files(source, split, base=base), source, ignored):
@@ -81,12 +100,14 @@ def read_conversations(source: SourceSpec, split: str, *, base: Path, max_exampl
         try:
             if row.problem is not None:
                 raise BadConversation(row.problem)
-            chat = _pack(parse_row(row.value, ignored, column=source.column, chat_map=source.chat_map))
+            reasons: list[NotText] = []
+            chat = _pack(parse_row(row.value, ignored, column=source.column, chat_map=source.chat_map, cut=reasons))
             if seen is None or seen.add(chat.decode()):
                 packed.append(chat)
+                cut += [(reason.what, f"{row.where}: {reason}") for reason in reasons]
         except BadConversation as error:
             refused.append(f"{row.where}: {error}")
-            if not isinstance(error, UntrainedRow):
+            if not isinstance(error, LeftOutRow):
                 bad.append(refused[-1])
     total = len(packed) + len(refused)
     limit = allowed_bad_rows(source.max_bad_rows, total)
@@ -98,11 +119,20 @@ def read_conversations(source: SourceSpec, split: str, *, base: Path, max_exampl
             f"{describe(source)}, split `{split}`: {len(problems):,} of {several(total, 'conversation')} cannot "
             f"be used {allowed}:\n  {examples}"
         )
-    return Conversations(packed, refused, sorted(ignored))
+    return Conversations(packed, refused, sorted(ignored), cut)
 
 
-def check_conversations(source: SourceSpec, split: str, *, base: Path, max_examples: int | None = None) -> None:
+def check_conversations(
+    source: SourceSpec,
+    split: str,
+    *,
+    base: Path,
+    max_examples: int | None = None,
+    notify: Callable[[str], None] = lambda note: None,
+) -> None:
     """Check that the files of a split are complete and contain usable conversations.
+
+    `notify` receives the numbers of those that are not used or cut, as far as the split is read.
 
     Small splits are read as training will read them, with `max_examples`. Large ones are read up to the first usable
     conversation.
@@ -114,7 +144,9 @@ def check_conversations(source: SourceSpec, split: str, *, base: Path, max_examp
         for path in row_files(source, split, base=base).paths:
             check_file(path)
         limit = max_examples if is_small(source, split, base=base) else 1
-        read_conversations(source, split, base=base, max_examples=limit)
+        chats = read_conversations(source, split, base=base, max_examples=limit)
+    for remark in chats.remarks():
+        notify(f"{describe(source)}: {remark}")
 
 
 def conversation_lines(source: SourceSpec) -> LineFilter:

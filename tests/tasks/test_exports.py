@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -10,7 +11,7 @@ from nanochat.cli.run import main
 from nanochat.data.ingest.convert import convert
 from nanochat.data.sources import SourceSpec
 from nanochat.tasks.chat_forms.chat_rows import parse_row
-from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow
+from nanochat.tasks.chat_forms.keys import BadConversation, LeftOutRow, UntrainedRow
 from nanochat.tasks.conversations import read_conversations
 
 RECIPE = """\
@@ -135,26 +136,71 @@ def test_chatgpt_weight_0_keeps_an_answer_as_context():
         parse_row(tree(ASK, unused), set())
 
 
+NOT_TEXT = [
+    (
+        "a picture or a file",
+        said("user", PICTURE, "what?", kind="multimodal_text"),
+        r"\(user\): .*`image_asset_pointer`",
+    ),
+    ("a picture or a file", said("user", "q", metadata={"attachments": [{"name": "a.pdf"}]}), "attached files"),
+    ("a tool", CODE, r"\(assistant\): it is to or from the tool `python`"),
+    ("a tool", OUTPUT, r"\(tool\): it is to or from the tool `python`"),
+    ("a tool", said("tool", "page", name="web", metadata=HIDDEN), "the tool `web`"),
+    ("a tool", said("assistant", "1", kind="code"), "its content is `code`, not text"),
+    ("a tool", said("assistant", "1", kind="tether_quote"), "its content is `tether_quote`"),
+    ("a citation", said("assistant", "so \ue200cite\ue202turn0search0\ue201"), "marks of citations"),
+    ("a citation", said("assistant", "so【1†source】"), "marks of citations"),
+    ("hidden context", said("user", "secret", metadata=HIDDEN), "hidden"),
+]
+
+
+def cut_turns(row):
+    """Return the role and the text of each message that is read, and why the others are not."""
+    cut = []
+    messages = parse_row(row, set(), cut=cut).messages
+    return [(message.role, message.content) for message in messages], [(reason.what, str(reason)) for reason in cut]
+
+
+@pytest.mark.parametrize(("what", "message", "problem"), NOT_TEXT)
+def test_chatgpt_conversation_is_read_up_to_what_is_not_text(what, message, problem):
+    """A question belongs to what follows, and so does the beginning of an answer that goes on with a tool."""
+    is_question = message["author"]["role"] == "user"
+    begun = () if is_question else (said("user", "r"), said("assistant", "I look."))
+    expected = [("user", "q"), ("assistant", "a")]
+    read, ((kind, reason),) = cut_turns(tree(ASK, ANSWER, *begun, message, said("judge", "what follows is not read")))
+    assert (read, kind) == (expected, what)
+    assert re.match(f"message `{len(begun) + 3}` .*{problem}", reason)
+    with pytest.raises(LeftOutRow, match=f"{problem}.*, and no answer is before it"):
+        parse_row(tree(said("system", "be kind"), *(begun or [ASK]), message, ANSWER), set())
+
+
+def test_exported_conversation_is_cut_after_its_last_answer():
+    expected = (
+        [("user", "q"), ("assistant", "a")],
+        [("a question without an answer", "its last question has no answer")],
+    )
+    assert cut_turns(tree(ASK, ANSWER, ASK)) == expected
+    assert cut_turns(claude(turn("human", "q"), turn("assistant", "a"), turn("human", "r"))) == expected
+    for row in (tree(), tree(ASK), claude(), claude(turn("human", "q"))):
+        with pytest.raises(LeftOutRow, match="its last question has no answer, and no answer is before it"):
+            parse_row(row, set())
+
+
+def test_messages_of_one_speaker_in_an_export_are_joined():
+    expected = [("user", "q\n\nr"), ("assistant", "a\n\nb")]
+    assert cut_turns(tree(ASK, said("user", "r"), ANSWER, said("assistant", "b"))) == (expected, [])
+    row = claude(turn("human", "q"), turn("human", "r"), turn("assistant", "a"), turn("assistant", "b"))
+    assert cut_turns(row) == (expected, [])
+
+
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        (tree(said("user", PICTURE, "what is it?", kind="multimodal_text"), ANSWER), r"`1` \(user\): .*`image_asset_p"),
-        (tree(said("user", "q", metadata={"attachments": [{"name": "a.pdf"}]}), ANSWER), r"attached files"),
-        (tree(ASK, CODE, OUTPUT, ANSWER), r"message `2` \(assistant\): it is to or from the tool `python`"),
-        (tree(ASK, OUTPUT, ANSWER), r"message `2` \(tool\): it is to or from the tool `python`"),
-        (tree(ASK, said("tool", "page", name="web", metadata=HIDDEN), ANSWER), r"the tool `web`"),
-        (tree(ASK, said("assistant", "1", kind="code"), ANSWER), r"its content is `code`, not text"),
-        (tree(ASK, said("assistant", "1", kind="tether_quote")), r"its content is `tether_quote`"),
-        (tree(ASK, said("assistant", "so \ue200cite\ue202turn0search0\ue201")), "marks of citations"),
-        (tree(ASK, said("assistant", "so【1†source】")), "marks of citations"),
-        (tree(ASK, ANSWER, said("user", "secret", metadata=HIDDEN), ANSWER), "`3` .*hidden"),
-        (tree(ASK, said("assistant", {"text": "a"})), r"a part is `None`, not text"),
+        (tree(ASK, said("assistant", {"text": "a"})), r"a part is an object, not text"),
         (tree(ASK, said("assistant", 3)), r"a part is a number, not text"),
         (tree(ASK, said("judge", "a")), "role 'judge' is not supported"),
         (tree(ASK, said("assistant", "a", weight=0.5)), "`weight` must be 0 or 1"),
-        (tree(ASK, ANSWER, ASK), "the last message must be the assistant's"),
-        (tree(ASK, ASK, ANSWER), "message 2 is from `user`; expected `assistant`"),
-        (tree(), "at least a question and an answer"),
+        (tree(ANSWER, ASK, ANSWER), "message 1 is from `assistant`; expected `user`"),
         (tree(ASK, "a"), "the message of `2` must be an object, found text"),
         (tree(ASK, said("assistant", "a", content=["a"])), "`content` must be an object, found a list"),
         (tree(ASK, ANSWER, current_node="7"), "message `7` is missing"),
@@ -207,21 +253,32 @@ def test_claude_conversation_is_the_branch_of_its_last_message():
 
 
 @pytest.mark.parametrize(
+    ("what", "message", "problem"),
+    [
+        ("a picture or a file", turn("human", "r", attachments=[{"extracted_content": "x"}]), "it has `attachments`"),
+        ("a picture or a file", turn("human", "r", files=[{"file_name": "a.png"}]), "it has `files`"),
+        ("a tool", turn("assistant", "b", {"type": "tool_use", "name": "web"}), "a block `tool_use`"),
+        ("a tool", turn("assistant", "b", {"type": "tool_result"}), "a block `tool_result`"),
+        ("a tool", turn("assistant", "This block is not supported on your current device yet."), "in place of a tool"),
+    ],
+)
+def test_claude_conversation_is_read_up_to_what_is_not_text(what, message, problem):
+    begun = [turn("human", "r")] if message["sender"] == "assistant" else []
+    read, ((kind, reason),) = cut_turns(
+        claude(turn("human", "q"), turn("assistant", "a"), *begun, message, turn("robot", ""))
+    )
+    assert (read, kind) == ([("user", "q"), ("assistant", "a")], what)
+    assert re.match(f"message {len(begun) + 3} .*{problem}", reason)
+    with pytest.raises(LeftOutRow, match=problem):
+        parse_row(claude(*begun, message), set())
+
+
+@pytest.mark.parametrize(
     ("messages", "problem"),
     [
-        ([turn("human", "q", attachments=[{"extracted_content": "x"}])], r"message 1 \(human\): it has `attachments`"),
-        ([turn("human", "q", files=[{"file_name": "a.png"}])], "it has `files`"),
-        ([turn("human", "q"), turn("assistant", "a", {"type": "tool_use", "name": "web"})], "2 .* a block `tool_use`"),
-        ([turn("human", "q"), turn("assistant", "a", {"type": "tool_result"})], "a block `tool_result`"),
-        (
-            [turn("human", "q"), turn("assistant", "This block is not supported on your current device yet.")],
-            "in place of a tool",
-        ),
         ([turn("robot", "q")], "role 'robot' is not supported"),
         ([turn("human", "q"), turn("assistant", 5, content=[])], "`text` must be text, found a number"),
-        ([turn("human", "q"), turn("assistant", "a"), turn("assistant", "b")], "message 3 is from `assistant`"),
-        ([turn("human", "q"), turn("assistant", "a"), turn("human", "r")], "the last message must be"),
-        ([], "at least a question and an answer"),
+        ([turn("assistant", "a"), turn("human", "q"), turn("assistant", "b")], "message 1 is from `assistant`"),
         ([3], "message 1 must be an object"),
     ],
 )
@@ -247,19 +304,28 @@ def recipe(tmp_path, monkeypatch):
     return path
 
 
+TOOL_USE = turn("assistant", "b", {"type": "tool_use"})
 ROWS = {
-    "ChatGPT": [tree(ASK, ANSWER), tree(said("user", PICTURE, kind="multimodal_text"), ANSWER), tree(ASK, ANSWER)],
+    "ChatGPT": [
+        tree(ASK, ANSWER),
+        tree(said("user", PICTURE, kind="multimodal_text"), ANSWER),
+        tree(ASK, ANSWER, said("user", "r"), CODE, OUTPUT, ANSWER),
+        *[tree(ASK, CODE, OUTPUT, ANSWER)] * 20,
+    ],
     "Claude": [
         claude(turn("human", "q"), turn("assistant", "a")),
         claude(turn("human", "q", files=[{"file_name": "a.png"}]), turn("assistant", "a")),
-        claude(turn("human", "q"), turn("assistant", "a", {"type": "text", "text": "a"})),
+        claude(
+            turn("human", "q"), turn("assistant", "a"), turn("human", "r"), turn("assistant", "b", {"type": "tool_use"})
+        ),
+        *[claude(turn("human", "q"), turn("assistant", "a", {"type": "tool_use"}))] * 20,
     ],
 }
 
 
 @pytest.mark.parametrize("application", ROWS)
 def test_exported_file_is_checked_shown_and_planned(recipe, capsys, application):
-    """Of three conversations two are read, and the other one is named with its place."""
+    """Most conversations need a tool; they are counted, and named with their places, and are no fault of the data."""
     path = recipe.parent / "conversations.json"
     path.write_text(json.dumps(ROWS[application]))
     convert(path, base=recipe.parent / "base")
@@ -268,8 +334,20 @@ def test_exported_file_is_checked_shown_and_planned(recipe, capsys, application)
     shown = capsys.readouterr().out
     assert shown.count("<|user_start|>q<|user_end|><|assistant_start|>{+a<|assistant_end|>+}") == 2
     assert f"{path}:1 element 2: message" in shown and "2 conversations" in shown
+    assert "rows that are not used: 21\n" in shown and "conversations that are used only up to a tool: 1\n" in shown
     source = SourceSpec(name="chats", path=(str(path),))
     task = read_conversations(source, "train", base=recipe.parent / "base")
-    assert (len(task), len(task.refused)) == (2, 1) and f"{path}:1 element 2: message" in task.refused[0]
+    assert (len(task), len(task.refused), len(task.cut)) == (2, 21, 1)
+    assert f"{path}:1 element 2: message" in task.refused[0] and f"{path}:1 element 3: message" in task.cut[0][1]
+    cut = "1 conversation used only up to what cannot be trained on as text (1 before a tool): "
+    assert task.remarks()[1].startswith(f"{cut}{path}:1 element 3: message")
     assert main(["plan", str(recipe)]) == 3  # the model to start from is missing
     assert f"chats: an export of {application}\n" in capsys.readouterr().out
+
+
+def test_plan_counts_the_conversations_of_an_export_that_are_not_read_whole(recipe, capsys):
+    rows = [json.dumps(row) + "\n" for row in ROWS["ChatGPT"]]
+    (recipe.parent / "chats.jsonl").write_text("".join(rows))
+    assert main(["plan", str(recipe), "--set", f"sources.chats.path={recipe.parent}/chats.jsonl"]) == 3
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "21 rows not used: " in shown and "1 conversation used only up to what cannot be trained on" in shown

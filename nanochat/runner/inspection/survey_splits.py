@@ -5,6 +5,7 @@ Conversations are shown in runs of text, each with whether the model is trained 
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -101,6 +102,10 @@ def _add_notes(report: SplitReport, examples: Conversations) -> None:
     if examples.refused:
         report.notes.append(f"rows that are not used: {len(examples.refused):,}")
         report.notes += [f"  {reason}" for reason in islice(examples.refused, _SHOWN_REASONS)]
+    if examples.cut:
+        for what, count in Counter(what for what, _ in examples.cut).most_common():
+            report.notes.append(f"conversations that are used only up to {what}: {count:,}")
+        report.notes += [f"  {reason}" for _, reason in islice(examples.cut, _SHOWN_REASONS)]
     if examples.ignored:
         report.notes.append(f"keys that are ignored: {', '.join(examples.ignored)}")
 

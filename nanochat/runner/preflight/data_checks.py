@@ -68,12 +68,14 @@ def _check_of(item: Input, stage: StagePlan, base: Path, notify: Callable[[str],
         case CoreSuiteSpec():
             return source, lambda: check_bundle(source, base=base)
         case SftItem():
-            return source, lambda: check_task(item.task, source, item.split, base=base, max_examples=item.max_examples)
+            return source, lambda: check_task(
+                item.task, source, item.split, base=base, max_examples=item.max_examples, notify=notify
+            )
         case ChatQuestionsSpec():
             return source, lambda: check_questions(item, item.grade, base=base)
         case QuestionsSuiteSpec():
             return source, lambda: check_questions(item, None, base=base)
         case ChatSuiteSpec():
-            return source, lambda: check_task(item.task, source, item.split, base=base)
+            return source, lambda: check_task(item.task, source, item.split, base=base, notify=notify)
         case _:
             assert_never(item)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanochat.data.files.bad_rows import shown
 from nanochat.data.files.held_out_documents import dividing_limit
 from nanochat.data.packing.conversation_packer import PackedConversation, fit_to_row
 from nanochat.data.splits import hash_share
@@ -153,8 +152,8 @@ def _report_rows(name: str, task: Task, context: StageContext) -> int:
         task = task.task
     if not isinstance(task, Conversations):
         return 0
-    if task.refused:
-        context.notify_user(f"{name}: {several(len(task.refused), 'row')} not used:{shown(task.refused)}")
+    for remark in task.remarks():
+        context.notify_user(f"{name}: {remark}")
     if task.ignored:
         context.notify_user(f"{name}: keys that are not used: {', '.join(task.ignored)}")
     return len(task.refused)

@@ -14,7 +14,6 @@ Beside a question, `context` and `input` become part of it, and `history` holds 
 from __future__ import annotations
 
 import itertools
-import json
 
 from nanochat.data.files.formats.json_lines import SHOWN_KEYS
 from nanochat.data.splits import SPLIT_KEYS, canonical_split, held_out_by
@@ -23,6 +22,7 @@ from nanochat.tasks.chat_forms.applications import TREE_KEYS, application_of, pa
 from nanochat.tasks.chat_forms.keys import (
     FLAGS,
     BadConversation,
+    NotText,
     UntrainedRow,
     check_unread,
     is_long_text_refused,
@@ -31,7 +31,7 @@ from nanochat.tasks.chat_forms.keys import (
     take_flags,
 )
 from nanochat.tasks.chat_forms.mapping import ChatMap, mapped_keys, parse_mapped
-from nanochat.tasks.chat_forms.messages import as_conversation, json_type, parse_messages, text_of
+from nanochat.tasks.chat_forms.messages import as_conversation, decode_list, json_type, parse_messages, text_of
 from nanochat.tasks.chat_forms.preferences import PROMPT_KEYS, prepare_pair, take_chosen
 from nanochat.tokenizer.chat_format import Conversation, Message
 
@@ -71,7 +71,12 @@ def is_needed(key: str, *, is_nested: bool, column: str = DEFAULT_COLUMN, chat_m
 
 
 def parse_row(
-    value: object, ignored: set[str], *, column: str = DEFAULT_COLUMN, chat_map: ChatMap = ()
+    value: object,
+    ignored: set[str],
+    *,
+    column: str = DEFAULT_COLUMN,
+    chat_map: ChatMap = (),
+    cut: list[NotText] | None = None,
 ) -> Conversation:
     """Return the conversation in a decoded row, and add the keys that were not read to `ignored`.
 
@@ -80,9 +85,10 @@ def parse_row(
         ignored: receives names of keys.
         column: the key that holds the conversation. With the default, the row may have any form.
         chat_map: the source's `map`. It and the flags decide alone what is read; all other keys are ignored.
+        cut: receives the reason why the conversation is read only up to some message.
 
     Raises:
-        UntrainedRow: the row says that it is not to be trained on.
+        LeftOutRow: the row says that it is not to be trained on, or it has no answer that can be.
         BadConversation: the row has another form, or a key that is not supported.
     """
     if chat_map:
@@ -100,7 +106,7 @@ def parse_row(
     _take_row_flags(row)
     _take_row_split(row)
     system = _take_system(row)
-    messages = _take_messages(row, value, ignored, column)
+    messages = _take_messages(row, value, ignored, column, [] if cut is None else cut)
     check_unread(row, ignored)
     if system is not None and messages and messages[0].role == "system":
         if messages[0].text() != system:
@@ -141,24 +147,24 @@ def _take_system(row: dict[str, object]) -> str | None:
 
 
 def _take_messages(
-    row: dict[str, object], value: dict[object, object], ignored: set[str], column: str
+    row: dict[str, object], value: dict[object, object], ignored: set[str], column: str, cut: list[NotText]
 ) -> list[Message]:
     """Return the messages of a row without its `system`, and remove the keys that were used."""
     if column != DEFAULT_COLUMN or isinstance(row.get(column), list):
         if column not in value:
             raise BadConversation(f"no key `{column}` (the source's `column`); the keys are: {_keys(value)}")
-        return _take_list(row, value, column, ignored)
+        return _take_list(row, value, column, ignored, cut)
     if "chosen" in row:
         return _take_preferred(row, value, ignored)
     for key in MESSAGE_KEYS:
         if key in value and (key in row or not any(other in row for other in MESSAGE_KEYS)):
-            return _take_list(row, value, key, ignored)
+            return _take_list(row, value, key, ignored, cut)
     for keys in PAIR_KEYS:
         if all(key in value for key in keys):
             return _take_pair(row, value, keys, ignored)
     if application_of(value) is not None:
         row.clear()
-        return parse_export(value, ignored)
+        return parse_export(value, ignored, cut)
     raise BadConversation(
         f"expected `messages`, or question/answer, or prompt/completion; keys: {_keys(value)}; if another key "
         "holds the messages, set the source's `column` to it; if two keys hold a question and its answer, set "
@@ -174,10 +180,12 @@ def _take_preferred(row: dict[str, object], value: dict[object, object], ignored
     return take_chosen(row, prompt, ignored)
 
 
-def _take_list(row: dict[str, object], value: dict[object, object], key: str, ignored: set[str]) -> list[Message]:
-    content = _decode(row.pop(key, value[key]), key)
+def _take_list(
+    row: dict[str, object], value: dict[object, object], key: str, ignored: set[str], cut: list[NotText]
+) -> list[Message]:
+    content = decode_list(row.pop(key, value[key]), key)
     if isinstance(content, dict):  # a whole row of any form, under the key that `column` names
-        return list(parse_row(content, ignored).messages)
+        return list(parse_row(content, ignored, cut=cut).messages)
     if not isinstance(content, list) or not content:
         raise BadConversation(f"`{key}` must be a list of messages, found {json_type(content)}")
     messages = parse_messages(content, ignored)
@@ -210,7 +218,7 @@ def _take_pair(
         texts.insert(0, text_of(row.pop("context"), "context"))
     if "input" in row:
         texts.append(text_of(row.pop("input"), "input"))
-    history = _history(_decode(row.pop("history", []), "history"), ignored)
+    history = _history(decode_list(row.pop("history", []), "history"), ignored)
     return [*history, Message("user", "\n\n".join(texts)), Message("assistant", text_of(answered, keys[1]))]
 
 
@@ -231,16 +239,6 @@ def _history(value: object, ignored: set[str]) -> list[Message]:
             Message("assistant", text_of(turn[1], "history"), False),
         ]
     return messages
-
-
-def _decode(value: object, key: str) -> object:
-    """Return a value, decoded if it is a list or an object as JSON text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise BadConversation(f"`{key}` is text, and not JSON; store it as a list of messages") from None
 
 
 def _keys(value: dict[object, object]) -> str:

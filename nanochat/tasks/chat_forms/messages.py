@@ -6,6 +6,7 @@ of other messages may be a list of text parts. Calls of Python and their outputs
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from nanochat.tasks.chat_forms.keys import (
@@ -96,6 +97,16 @@ def items_of(value: object, name: str) -> list[object]:
     if not isinstance(value, list):
         raise BadConversation(f"{name} must be a list, found {json_type(value)}")
     return value
+
+
+def decode_list(value: object, key: str) -> object:
+    """Return a value, decoded if it is a list or an object as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise BadConversation(f"`{key}` is text, and not JSON; store it as a list of messages") from None
 
 
 def json_type(value: object) -> str:
