@@ -14,8 +14,9 @@ from typing import Any
 
 from nanochat.tasks.base import GradingError
 from nanochat.tasks.custom.python_files import PythonFile
-from nanochat.tools.sandbox.run import Outcome, find_isolation, run_tests
+from nanochat.tools.sandbox.run import find_isolation, run_tests
 from nanochat.tools.sandbox.settings import Limits
+from nanochat.tools.sandbox.watch import Outcome
 
 _LINE = re.compile(r'File "program\.py", line (\d+)')
 _SHOWN_CHARS = 80

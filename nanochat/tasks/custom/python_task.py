@@ -20,8 +20,9 @@ from nanochat.tasks.mixture import choose_problems
 from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Conversation, Message, Role
-from nanochat.tools.sandbox.run import Outcome, find_isolation, run_tests
+from nanochat.tools.sandbox.run import find_isolation, run_tests
 from nanochat.tools.sandbox.settings import Limits
+from nanochat.tools.sandbox.watch import Outcome
 
 READING_LIMITS = Limits(wall_seconds=60.0, cpu_seconds=60, memory_bytes=1 << 30)
 """For all examples together."""

@@ -28,36 +28,16 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 from nanochat.errors import PreflightError, StageError
 from nanochat.storage.temporary_folders import delete_dead_folders, temporary_folder
 from nanochat.tools.sandbox.judge import Request
 from nanochat.tools.sandbox.settings import Isolation, Limits, Settings
-from nanochat.tools.sandbox.watch import follow_sandbox
+from nanochat.tools.sandbox.watch import Outcome, follow_sandbox
 
 _CANDIDATES: dict[str, tuple[Isolation, ...]] = {"linux": ("namespaces", "landlock"), "darwin": ("seatbelt",)}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the tests ended."""
-
-    passed: bool
-    """Whether they ran to their end."""
-    message: str
-    """Why they did not, with the line that failed; else empty."""
-    report: str
-    """The text that the tests assigned to `REPORT`, if they passed."""
-    stdout: str
-    """What the program printed, without its middle if it is long; a line there says how much is missing. So is
-    `stderr`."""
-    stderr: str
-    seconds: float
-    isolation: Isolation
 
 
 def run_tests(
@@ -84,12 +64,10 @@ def run_tests(
     """
     limits = limits or Limits()
     isolation = isolation or find_isolation()
-    start = time.monotonic()
     with temporary_folder("sandbox") as folder:
         settings = Settings(isolation, str(folder), limits)
         request = json.dumps(Request(setup, tests, tuple(functions)))
-        verdict, stdout, stderr = follow_sandbox(settings, program.encode(errors="surrogatepass"), request.encode())
-    return Outcome(*verdict, stdout, stderr, time.monotonic() - start, isolation)
+        return follow_sandbox(settings, program.encode(errors="surrogatepass"), request.encode())
 
 
 def find_isolation(*, accept_none: bool = False) -> Isolation:

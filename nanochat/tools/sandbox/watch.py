@@ -37,15 +37,22 @@ _MAX_DRAIN_READS = 32
 """Enough to empty a full pipe. The limit stops a process that survived and still prints from blocking the sandbox."""
 
 
-class Ended(NamedTuple):
-    """How a sandbox ended, and what the program printed."""
+class Outcome(NamedTuple):
+    """How the tests ended."""
 
-    verdict: Verdict
+    passed: bool
+    """Whether they ran to their end."""
+    message: str
+    """Why they did not, with the line that failed; else empty."""
+    report: str
+    """The text that the tests assigned to `REPORT`, if they passed."""
     stdout: str
+    """What the program printed, without its middle if it is long; a line there says how much is missing. So is
+    `stderr`."""
     stderr: str
 
 
-def follow_sandbox(settings: Settings, *frames: bytes) -> Ended:
+def follow_sandbox(settings: Settings, *frames: bytes) -> Outcome:
     """Start a sandbox, send it the program and the tests, and return how it ended.
 
     Raises StageError if it could not be set up.
@@ -58,7 +65,7 @@ def follow_sandbox(settings: Settings, *frames: bytes) -> Ended:
                 write_frame(process.stdin.fileno(), frame)
         verdict = watch.follow()
         _stop(process)
-        return Ended(verdict, *watch.texts())
+        return Outcome(*verdict, *watch.texts())
 
 
 @contextlib.contextmanager

@@ -67,7 +67,6 @@ def test_an_ordinary_program_passes(isolation, sandboxes):
     assert outcome.passed, outcome
     assert outcome.message == ""
     assert (outcome.stdout, outcome.stderr) == ("Point(x=1) Pair(a=2) größe\n", "careful\n")
-    assert outcome.isolation == isolation
 
 
 @pytest.mark.parametrize(
@@ -215,15 +214,15 @@ def test_a_program_that_was_suspended_is_not_out_of_time(monkeypatch):
 
     monkeypatch.setattr("nanochat.tools.sandbox.watch.time.monotonic", monotonic)
     outcome = run_in(isolation, "import time\ndef f(): time.sleep(0.5)", "f()")
-    assert (outcome.passed, outcome.seconds > 1000) == (True, True), outcome
+    assert (outcome.passed, monotonic() > began + 1000) == (True, True), outcome
 
 
 def test_the_clock_starts_when_the_sandbox_is_ready(sandboxes, monkeypatch):
     """A sandbox that takes longer than the limit for its start is an error."""
     monkeypatch.setattr(watch, "_COMMAND", f"import time; time.sleep(1); {watch._COMMAND}")
+    began = time.monotonic()
     outcome = run_in(find_isolation(), "def f(): pass", "f()", limits=ROOMY._replace(wall_seconds=0.9))
-    assert outcome.passed, outcome
-    assert outcome.seconds > 1
+    assert (outcome.passed, time.monotonic() - began > 1) == (True, True), outcome
     monkeypatch.setattr(watch, "_START_SECONDS", 0.2)
     with pytest.raises(StageError, match="could not be set up: not ready after"):
         run_in(find_isolation(), "def f(): pass", "f()")
