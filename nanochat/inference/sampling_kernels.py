@@ -17,17 +17,24 @@ _DRAW_THREADS = 512
 """Threads of `_DRAW` per row: few enough for its registers."""
 
 _ADVANCE = Kernel(
-    "advance_rows", ("forced", "tokens", "positions", "counts"), ("inputs", "following", "counted"), ("rows", "last"),
+    "advance_rows",
+    ("forced", "tokens", "positions", "counts"),
+    ("inputs", "following", "counted"),
+    ("rows", "last"),
     """
   const int row = blockIdx.x * blockDim.x + threadIdx.x;
   if (row >= rows) return;
   inputs[row] = forced[row] >= 0 ? forced[row] : tokens[row];
   following[row] = min(positions[row] + 1, last);
   counted[row] = counts[row] + 1;
-""")  # fmt: skip
+""",
+)
 
 _DRAW = Kernel(
-    "draw_tokens", ("logits", "order", "keys", "counts", "temperatures", "top_ks", "top_ps"), ("drawn",), ("vocab",),
+    "draw_tokens",
+    ("logits", "order", "keys", "counts", "temperatures", "top_ks", "top_ps"),
+    ("drawn",),
+    ("vocab",),
     """
   constexpr int WARPS = THREADS / 32;
   __shared__ float values[WARPS];
@@ -121,7 +128,8 @@ _DRAW = Kernel(
     for (int i = 1; i < WARPS; ++i) compare(values[i], tokens[i]);
     drawn[row] = min(chosen, vocab - 1);
   }
-""")  # fmt: skip
+""",
+)
 
 
 def advance(

@@ -12,8 +12,11 @@ import mlx.core as mx
 from nanochat.model.cuda.launch import THREADS, Kernel
 
 _ADAMW = Kernel(
-    "adamw", ("parameter", "gradient", "first", "second", "step", "lr", "is_finite"),
-    ("updated", "new_first", "new_second"), ("count",), """
+    "adamw",
+    ("parameter", "gradient", "first", "second", "step", "lr", "is_finite"),
+    ("updated", "new_first", "new_second"),
+    ("count",),
+    """
   const int index = blockIdx.x * blockDim.x + threadIdx.x;
   if (index >= count) return;
   const size_t at = (size_t)index * WIDTH;
@@ -44,7 +47,8 @@ _ADAMW = Kernel(
   } else {
     updated[at] = p[0]; new_first[at] = m[0]; new_second[at] = v[0];
   }
-""")  # fmt: skip
+""",
+)
 
 
 def fused_adamw_update(

@@ -23,8 +23,12 @@ _MOMENTUM = """
 """
 
 APPLY = Kernel(
-    "muon_apply", ("parameter", "direction", "factor", "lr", "weight_decay", "is_finite"), ("updated",), ("vectors",),
-    VECTOR_INDEX + """
+    "muon_apply",
+    ("parameter", "direction", "factor", "lr", "weight_decay", "is_finite"),
+    ("updated",),
+    ("vectors",),
+    VECTOR_INDEX
+    + """
   float p[8], d[8];
   nanochat::load(parameter + at, p);
   nanochat::load(direction + at, d);
@@ -38,9 +42,15 @@ APPLY = Kernel(
     }
   }
   nanochat::store(updated + at, p);
-""")  # fmt: skip
+""",
+)
 
-ROW_SCALES = Kernel("muon_row_scales", ("squares",), ("scales",), (), """
+ROW_SCALES = Kernel(
+    "muon_row_scales",
+    ("squares",),
+    ("scales",),
+    (),
+    """
   const float* from = squares + (size_t)blockIdx.x * ROWS;  // a block takes a matrix
   float total = 0.f, scaled = 0.f;
   for (int i = threadIdx.x; i < ROWS; i += blockDim.x) total += from[i];
@@ -60,9 +70,15 @@ ROW_SCALES = Kernel("muon_row_scales", ("squares",), ("scales",), (), """
     const float even = EVENS ? sqrtf(total / ROWS) / fmaxf(sqrtf(from[i]), TINY) : 1.f;
     scales[(size_t)blockIdx.x * ROWS + i] = even * inverse;
   }
-""")  # fmt: skip
+""",
+)
 
-FACTORS = Kernel("muon_factors", ("squares", "second", "is_finite"), ("factors", "new_second"), (), """
+FACTORS = Kernel(
+    "muon_factors",
+    ("squares", "second", "is_finite"),
+    ("factors", "new_second"),
+    (),
+    """
   const size_t begin = (size_t)blockIdx.x * COUNT;  // a block takes a matrix
   float total = 0.f, evened = 0.f;
   for (int i = threadIdx.x; i < COUNT; i += blockDim.x) total += squares[begin + i];
@@ -82,9 +98,15 @@ FACTORS = Kernel("muon_factors", ("squares", "second", "is_finite"), ("factors",
     const float updated = BETA2 * second[begin + i] + (1.f - BETA2) * square / TERMS;
     factors[begin + i] = restored * rsqrtf(fmaxf(updated, TINY_VARIANCE));
   }
-""")  # fmt: skip
+""",
+)
 
-ROW_SQUARES = Kernel("row_squares", ("x",), ("squares",), ("rows",), """
+ROW_SQUARES = Kernel(
+    "row_squares",
+    ("x",),
+    ("squares",),
+    ("rows",),
+    """
   const int lane = threadIdx.x % 32, row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   if (row >= rows) return;
   float total = 0.f;
@@ -96,9 +118,15 @@ ROW_SQUARES = Kernel("row_squares", ("x",), ("squares",), ("rows",), """
   }
   total = nanochat::sum_over_lanes<32>(total);
   if (lane == 0) squares[row] = total;
-""")  # fmt: skip
+""",
+)
 
-COLUMN_SQUARES = Kernel("column_squares", ("x",), ("squares",), (), """
+COLUMN_SQUARES = Kernel(
+    "column_squares",
+    ("x",),
+    ("squares",),
+    (),
+    """
   constexpr int WARPS = 8, PARTS = (COLS + 255) / 256;  // a block takes 256 columns, a warp every eighth row
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int matrix = blockIdx.x / PARTS, column = blockIdx.x % PARTS * 256 + lane * nanochat::VECTOR;
@@ -122,7 +150,8 @@ COLUMN_SQUARES = Kernel("column_squares", ("x",), ("squares",), (), """
     for (int i = 0; i < WARPS; ++i) sum += parts[i][threadIdx.x];
     squares[(size_t)matrix * COLS + own] = sum;
   }
-""")  # fmt: skip
+""",
+)
 
 
 @functools.cache

@@ -16,7 +16,13 @@ import mlx.core as mx
 from nanochat.model.cuda.launch import THREADS, Kernel
 from nanochat.model.cuda.residual import ROW, STORE_NORMED, norm_backward
 
-_EMBED = Kernel("embed_norm", ("table", "idx"), ("normed", "inverse"), ("rows",), ROW + """
+_EMBED = Kernel(
+    "embed_norm",
+    ("table", "idx"),
+    ("normed", "inverse"),
+    ("rows",),
+    ROW
+    + """
   if (row >= rows) return;
   const auto* from = table + (size_t)idx[row] * C;
   float values[PER_LANE][8], total = 0.f;
@@ -30,15 +36,28 @@ _EMBED = Kernel("embed_norm", ("table", "idx"), ("normed", "inverse"), ("rows",)
       for (int e = 0; e < 8; ++e) total += values[j][e] * values[j][e];
     }
   }
-""" + STORE_NORMED)  # fmt: skip
+"""
+    + STORE_NORMED,
+)
 
-_TAKE = Kernel("take", ("values", "order"), ("taken",), ("count",), """
+_TAKE = Kernel(
+    "take",
+    ("values", "order"),
+    ("taken",),
+    ("count",),
+    """
   const int at = blockIdx.x * blockDim.x + threadIdx.x;
   if (at < count) taken[at] = values[order[at]];
-""")  # fmt: skip
+""",
+)
 """`values[order]`, for which MLX would take seconds to compile a kernel."""
 
-_SUM_ROWS = Kernel("sum_rows", ("gradients", "order", "ordered", "weights"), ("sums",), ("count",), """
+_SUM_ROWS = Kernel(
+    "sum_rows",
+    ("gradients", "order", "ordered", "weights"),
+    ("sums",),
+    ("count",),
+    """
   constexpr int VECTORS = W / nanochat::VECTOR, PER_LANE = (VECTORS + 31) / 32, WARPS = 8, UNROLL = 4;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = blockIdx.x * WARPS + warp;
   float total[PER_LANE][8];
@@ -108,7 +127,8 @@ _SUM_ROWS = Kernel("sum_rows", ("gradients", "order", "ordered", "weights"), ("s
       __syncthreads();
     }
   }
-""")  # fmt: skip
+""",
+)
 
 
 class TokenIndex(NamedTuple):

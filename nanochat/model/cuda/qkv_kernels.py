@@ -16,9 +16,14 @@ _GROUP = """
 """
 
 SPLIT = Kernel(
-    "split_qkv", ("projected", "cosines", "sines", "table", "idx", "offsets"),
-    ("queries", "keys", "values", "inverse", "gates"), ("rows", "positions"),
-    "  constexpr int HEADS = GATED ? H + 2 * G : H + G;\n" + _GROUP + """
+    "split_qkv",
+    ("projected", "cosines", "sines", "table", "idx", "offsets"),
+    ("queries", "keys", "values", "inverse", "gates"),
+    ("rows", "positions"),
+    (
+        "  constexpr int HEADS = GATED ? H + 2 * G : H + G;\n"
+        + _GROUP
+        + """
   float squares = 0.f;
   const auto* from = projected + (size_t)row * WIDTH;
   if (row < rows) {
@@ -62,12 +67,19 @@ SPLIT = Kernel(
     nanochat::store(to + high, b);
     if (lane == 0) gates[(size_t)row * G + g] = gate;
   }
-""")  # fmt: skip
+"""
+    ),
+)
 
 BACKWARD = Kernel(
     "split_qkv_backward",
     ("d_queries", "d_keys", "d_values", "queries", "keys", "inverse", "gates", "cosines", "sines", "table", "idx"),
-    ("d_projected",), ("rows", "positions"), "  constexpr int HEADS = H + 2 * G;\n" + _GROUP + """
+    ("d_projected",),
+    ("rows", "positions"),
+    (
+        "  constexpr int HEADS = H + 2 * G;\n"
+        + _GROUP
+        + """
   float first[8], second[8], dot = 0.f;
   if (row < rows) {
     const bool is_value = head >= H + G;
@@ -117,4 +129,6 @@ BACKWARD = Kernel(
   }
   nanochat::store(to + head * D + low, a);
   nanochat::store(to + head * D + high, b);
-""")  # fmt: skip
+"""
+    ),
+)

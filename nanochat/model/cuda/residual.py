@@ -38,8 +38,12 @@ STORE_NORMED = """
 """The end of a kernel that norms its row: `values`, of which `total` is each lane's sum of squares."""
 
 _MIX_NORM = Kernel(
-    "mix_norm", ("x", "y", "first", "residual_factor", "first_factor"), ("added", "mixed", "normed", "inverse"),
-    ("rows",), ROW + """
+    "mix_norm",
+    ("x", "y", "first", "residual_factor", "first_factor"),
+    ("added", "mixed", "normed", "inverse"),
+    ("rows",),
+    ROW
+    + """
   if (row >= rows) return;
   const float r = MIXES ? nanochat::to_float(residual_factor[0]) : 1.f,
               l = MIXES ? nanochat::to_float(first_factor[0]) : 0.f;
@@ -67,12 +71,17 @@ _MIX_NORM = Kernel(
       for (int e = 0; e < 8; ++e) total += values[j][e] * values[j][e];
     }
   }
-""" + STORE_NORMED)  # fmt: skip
+"""
+    + STORE_NORMED,
+)
 
 _BACKWARD = Kernel(
     "mix_norm_backward",
     ("d_mixed", "d_normed", "normed", "inverse", "added", "first", "d_first_in", "residual_factor", "first_factor"),
-    ("d_added", "d_first", "sums"), ("rows",), ROW + """
+    ("d_added", "d_first", "sums"),
+    ("rows",),
+    ROW
+    + """
   float gradient[PER_LANE][8], unit[PER_LANE][8], dot = 0.f, sum_residual = 0.f, sum_first = 0.f;
   const bool is_row = row < rows;
 #pragma unroll
@@ -129,7 +138,8 @@ _BACKWARD = Kernel(
       sums[2 * blockIdx.x + threadIdx.x] = total;
     }
   }
-""")  # fmt: skip
+""",
+)
 
 Arrays = tuple[mx.array, ...]
 

@@ -20,7 +20,12 @@ _THREADS = 512
 _CHUNK_ELEMENTS = 2**27
 """Logits per chunk: 4,096 rows of 32,768, a quarter of a gigabyte in bfloat16. Some chunks exist at a time."""
 
-_LOSSES = Kernel("softcap_loss", ("logits", "targets"), ("losses", "d_logits"), (), """
+_LOSSES = Kernel(
+    "softcap_loss",
+    ("logits", "targets"),
+    ("losses", "d_logits"),
+    (),
+    """
   const int row = blockIdx.x, target = targets[row];
   const auto* from = logits + (size_t)row * V;
   float total = 0.f;
@@ -65,7 +70,8 @@ _LOSSES = Kernel("softcap_loss", ("logits", "targets"), ("losses", "d_logits"), 
     }
     nanochat::store(to + i, x);
   }
-""")  # fmt: skip
+""",
+)
 
 
 def losses_and_gradient(logits: mx.array, targets: mx.array, *, vocab_size: int) -> tuple[mx.array, mx.array]:

@@ -28,8 +28,11 @@ _CHUNK = 128
 _THREADS = 256
 
 _ATTEND = Kernel(
-    "decode_attention", ("projected", "angles", "table", "tokens", "positions", "keys", "values"), ("attended", "sums"),
-    ("rows", "size", "chunks"), """
+    "decode_attention",
+    ("projected", "angles", "table", "tokens", "positions", "keys", "values"),
+    ("attended", "sums"),
+    ("rows", "size", "chunks"),
+    """
   using T = decltype(nanochat::element_of(keys));
   constexpr int LANES = D / 8, GROUPS = THREADS / LANES, WARPS = THREADS / 32, HALF = D / 2;
   constexpr int AHEAD = 2;  // positions of a group whose loads are under way together
@@ -141,7 +144,9 @@ _ATTEND = Kernel(
     for (int i = 0; i < active; ++i) { x += __ldcg(own + i * 2 * D); all += __ldcg(own + i * 2 * D + D); }
   }
   if (d < D) attended[(size_t)pair * D + d] = x / all;
-""", HEADER)  # fmt: skip
+""",
+    HEADER,
+)
 
 
 def attend(

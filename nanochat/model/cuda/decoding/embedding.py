@@ -13,8 +13,11 @@ from nanochat.model.cuda.decoding.linear import stream_width
 from nanochat.model.cuda.launch import THREADS, Kernel
 
 _EMBED = Kernel(
-    "decode_embed", ("table", "tokens", "newest", "smear_gate", "smear_factor", "residual_factors", "first_factors"),
-    ("first", "stream"), (), """
+    "decode_embed",
+    ("table", "tokens", "newest", "smear_gate", "smear_factor", "residual_factors", "first_factors"),
+    ("first", "stream"),
+    (),
+    """
   using T = decltype(nanochat::element_of(table));
   constexpr int PER = (C + THREADS - 1) / THREADS;
   __shared__ float parts[THREADS / 32];
@@ -66,7 +69,8 @@ _EMBED = Kernel(
   for (int i = threadIdx.x; i < C / 16; i += THREADS) {
     stream[(row + 1) * STREAM - (C / 16 + 3) / 4 * 4 + i] = i == 0 ? total : 0.f;
   }
-""")  # fmt: skip
+""",
+)
 
 
 def embed(

@@ -101,22 +101,46 @@ _EACH_OUTPUT = """
 """
 _NORMED = _FROM_STREAM + _PRODUCT + _SCALES + _EACH_OUTPUT
 
-_PROJECT = Kernel("decode_project", ("weight", "input"), ("projected",), ("rows",), _NORMED + """
+_PROJECT = Kernel(
+    "decode_project",
+    ("weight", "input"),
+    ("projected",),
+    ("rows",),
+    _NORMED
+    + """
     if (row < rows) projected[row * STRIDE + output] = value * scales[row];
   }
   if (blockIdx.x == 0 && threadIdx.x < rows) {
     for (int i = N; i < STRIDE; ++i) projected[threadIdx.x * STRIDE + i] = 0.f;
   }
-""", HEADER)  # fmt: skip
-_EXPAND = Kernel("decode_expand", ("weight", "input"), ("expanded",), ("rows",), _NORMED + """
+""",
+    HEADER,
+)
+_EXPAND = Kernel(
+    "decode_expand",
+    ("weight", "input"),
+    ("expanded",),
+    ("rows",),
+    _NORMED
+    + """
     const float positive = fmaxf(value * scales[row], 0.f);
     if (row < rows) expanded[row * N + output] = positive * positive;
   }
-""", HEADER)  # fmt: skip
-_LOGITS = Kernel("decode_logits", ("weight", "input"), ("logits",), ("rows",), _NORMED + """
+""",
+    HEADER,
+)
+_LOGITS = Kernel(
+    "decode_logits",
+    ("weight", "input"),
+    ("logits",),
+    ("rows",),
+    _NORMED
+    + """
     if (row < rows && output < N) logits[(size_t)row * N + output] = SOFTCAP * tanhf(value * scales[row] / SOFTCAP);
   }
-""", HEADER)  # fmt: skip
+""",
+    HEADER,
+)
 
 
 @functools.cache
