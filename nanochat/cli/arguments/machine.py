@@ -37,18 +37,25 @@ def _completion(parser: Parser) -> None:
 
 MACHINE = (
     Verb(
-        "completion", "print a script by which a shell completes commands, recipes, runs and keys of --set",
-        "completion_commands.completion", ("completion bash >> ~/.bashrc", "completion zsh > ~/.zfunc/_nanochat"),
+        "completion",
+        "print a script by which a shell completes commands, recipes, runs and keys of --set",
+        "completion_commands.completion",
+        ("completion bash >> ~/.bashrc", "completion zsh > ~/.zfunc/_nanochat"),
         _completion,
     ),
     Verb(
-        "doctor", "examine this machine and the installation, for bug reports and for speed",
-        "doctor_commands.doctor", ("doctor",),
+        "doctor",
+        "examine this machine and the installation, for bug reports and for speed",
+        "doctor_commands.doctor",
+        ("doctor",),
     ),
     Verb("ui", "browse results in MLflow", "program_commands.ui", ("ui", "ui --uri sqlite:///mlflow.db"), _ui),
     Verb("verify", "check this machine's arithmetic in seven ways", "program_commands.verify", ("verify",), add_device),
     Verb(
-        "schema", "print the JSON Schema of recipes, for editors",
-        "recipe_commands.schema", ("schema > recipe.schema.json",), _schema,
+        "schema",
+        "print the JSON Schema of recipes, for editors",
+        "recipe_commands.schema",
+        ("schema > recipe.schema.json",),
+        _schema,
     ),
-)  # fmt: skip
+)

@@ -73,15 +73,24 @@ def _export(parser: Parser) -> None:
 
 MODELS = (
     Verb(
-        "serve", "chat in the browser, and serve an OpenAI-compatible API",
-        "serve_commands.serve", ("serve quickstart", "serve quickstart --port 8080"), _serve,
+        "serve",
+        "chat in the browser, and serve an OpenAI-compatible API",
+        "serve_commands.serve",
+        ("serve quickstart", "serve quickstart --port 8080"),
+        _serve,
     ),
     Verb(
-        "import", "convert a model of nanochat, mlx-lm or transformers to ours",
-        "model_commands.import_model", ("import ~/.cache/nanochat/base_checkpoints/d12 d12",), _import,
+        "import",
+        "convert a model of nanochat, mlx-lm or transformers to ours",
+        "model_commands.import_model",
+        ("import ~/.cache/nanochat/base_checkpoints/d12 d12",),
+        _import,
     ),
     Verb(
-        "export", "write a model for mlx-lm, transformers or PyTorch nanochat",
-        "model_commands.export_model", ("export quickstart out/quickstart --format mlx --quantize-bits 4",), _export,
+        "export",
+        "write a model for mlx-lm, transformers or PyTorch nanochat",
+        "model_commands.export_model",
+        ("export quickstart out/quickstart --format mlx --quantize-bits 4",),
+        _export,
     ),
-)  # fmt: skip
+)

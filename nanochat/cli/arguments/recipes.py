@@ -92,46 +92,76 @@ def _data(parser: Parser) -> None:
 
 RUNNING = (
     Verb(
-        "run", "run a recipe: skip stages that are finished, and resume those that were interrupted",
-        "recipe_commands.run", ("run quickstart", "run quickstart --set sft.horizon.tokens=300K --force chat_eval"),
+        "run",
+        "run a recipe: skip stages that are finished, and resume those that were interrupted",
+        "recipe_commands.run",
+        ("run quickstart", "run quickstart --set sft.horizon.tokens=300K --force chat_eval"),
         _run,
     ),
     Verb(
-        "plan", "show what would run, why, and what it would cost",
-        "recipe_commands.plan", ("plan quickstart", "plan quickstart --set seed=7 --why sft", "plan speedrun --mac 32"),
+        "plan",
+        "show what would run, why, and what it would cost",
+        "recipe_commands.plan",
+        ("plan quickstart", "plan quickstart --set seed=7 --why sft", "plan speedrun --mac 32"),
         _plan,
     ),
     Verb(
-        "sweep", "run the cells of a recipe's sweep, or one of them on any machine that sees the base folder",
-        "sweep_commands.sweep", ("sweep scaling_small --cell 3", "sweep scaling_small --emit slurm"), _sweep,
+        "sweep",
+        "run the cells of a recipe's sweep, or one of them on any machine that sees the base folder",
+        "sweep_commands.sweep",
+        ("sweep scaling_small --cell 3", "sweep scaling_small --emit slurm"),
+        _sweep,
     ),
-)  # fmt: skip
+)
 EDITING = (
     Verb(
-        "recipes", "list the recipes that come with nanochat, with purpose and cost",
-        "shipped_commands.recipes", ("recipes",),
+        "recipes",
+        "list the recipes that come with nanochat, with purpose and cost",
+        "shipped_commands.recipes",
+        ("recipes",),
     ),
     Verb(
-        "new", "copy a recipe that comes with nanochat, to edit it",
-        "shipped_commands.new", ("new quickstart mine.yaml",), _new,
+        "new",
+        "copy a recipe that comes with nanochat, to edit it",
+        "shipped_commands.new",
+        ("new quickstart mine.yaml",),
+        _new,
     ),
     Verb(
-        "check", "validate recipes without running them",
-        "recipe_commands.check", ("check quickstart speedrun",), _check,
+        "check",
+        "validate recipes without running them",
+        "recipe_commands.check",
+        ("check quickstart speedrun",),
+        _check,
     ),
     Verb(
-        "show", "show a recipe with all defaults filled in",
-        "recipe_commands.show", ("show speedrun --origin",), _show,
+        "show",
+        "show a recipe with all defaults filled in",
+        "recipe_commands.show",
+        ("show speedrun --origin",),
+        _show,
     ),
-    Verb("diff", "compare two recipes, defaults included", "recipe_commands.diff", ("diff d4 d6",), _diff),
-)  # fmt: skip
+    Verb(
+        "diff",
+        "compare two recipes, defaults included",
+        "recipe_commands.diff",
+        ("diff d4 d6",),
+        _diff,
+    ),
+)
 DATA = (
     Verb(
-        "data", "show how much data there is, of what kind, and the first of it",
-        "data_commands.data", ("data quickstart", "data quickstart stdlib --limit 100"), _data,
+        "data",
+        "show how much data there is, of what kind, and the first of it",
+        "data_commands.data",
+        ("data quickstart", "data quickstart stdlib --limit 100"),
+        _data,
     ),
     Verb(
-        "fetch", "download, pin and convert all that a run needs, then stop",
-        "data_commands.fetch", ("fetch speedrun",), add_recipe,
+        "fetch",
+        "download, pin and convert all that a run needs, then stop",
+        "data_commands.fetch",
+        ("fetch speedrun",),
+        add_recipe,
     ),
-)  # fmt: skip
+)
