@@ -16,6 +16,7 @@ from nanochat.runner.store.cleanup import gc
 from nanochat.runner.store.locks import is_locked
 from nanochat.runner.store.run_catalog import list_damaged_runs, list_runs
 from nanochat.storage.files import find_write_problem, folder_bytes
+from nanochat.storage.layout import runs_folder
 from nanochat.storage.locking import lock_file
 
 _CONTENTS = ("stages", "runs", "hub", "ingest", "tokens", "blas", "kernels")
@@ -72,8 +73,8 @@ def _runs(base: Path) -> Iterator[Diagnosis]:
     active = [run for run in runs if run.state.status == "running" and is_locked(run.folder)]
     text = f"{several(len(runs), 'run')}, {len(active)} in progress"
     if damaged:
-        names = list_names([str(folder.path) for folder in damaged])
-        remedy = "delete their folders if you do not need them"
+        names = list_names([folder.reference for folder in damaged])
+        remedy = f"delete their folders in {runs_folder(base)} if you do not need them"
         yield Diagnosis("runs", f"{text}, {len(damaged)} damaged: {names}", "warning", remedy)
     else:
         yield Diagnosis("runs", text)

@@ -36,10 +36,7 @@ def _status(lookup: CacheLookup, is_selected: bool) -> StageStatus:
 
 
 def plan_report_text(
-    prepared: Prepared,
-    lookups: Sequence[CacheLookup],
-    selected: Collection[str],
-    checks: PlanChecks | None = None,
+    prepared: Prepared, lookups: Sequence[CacheLookup], selected: Collection[str], checks: PlanChecks | None = None
 ) -> str:
     """Return the plan as `nanochat-run plan` prints it. A run leaves out `checks`: it has made all of them."""
     text = render_plan(prepared.plan, _statuses(lookups, selected))
@@ -73,10 +70,7 @@ def _source_uses(prepared: Prepared) -> list[SourceUse]:
 
 
 def plan_report_json(
-    prepared: Prepared,
-    lookups: Sequence[CacheLookup],
-    selected: Collection[str],
-    checks: PlanChecks | None = None,
+    prepared: Prepared, lookups: Sequence[CacheLookup], selected: Collection[str], checks: PlanChecks | None = None
 ) -> dict[str, JsonValue]:
     """Return the plan as JSON values, with the fingerprint of each stage, null if it is not known yet."""
     content = plan_to_json(prepared.plan, _statuses(lookups, selected))

@@ -46,12 +46,7 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
         link=folder.link,
         status=RUN_STATUS[state.status],
         description=_describe_run(state, records),
-        tags={
-            **state.tracking.tags,
-            **common_tags(state),
-            **cached_tags(state, base),
-            **time_tags(records.values()),
-        },
+        tags={**state.tracking.tags, **common_tags(state), **cached_tags(state, base), **time_tags(records.values())},
         params={"seed": str(state.seed), **_shape_params(state)},
         metrics=_metrics(records.values()),
         points=headline_points(state, records),

@@ -42,13 +42,7 @@ def tracking_of(section: Tracking, folder: Path) -> RunTracking:
 
 
 def uploading(
-    folder: RunFolder,
-    tracking: RunTracking,
-    base: Path,
-    display: Display,
-    interrupts: Interrupts,
-    *,
-    is_cell: bool,
+    folder: RunFolder, tracking: RunTracking, base: Path, display: Display, interrupts: Interrupts, *, is_cell: bool
 ) -> AbstractContextManager[None]:
     """Upload a run while the block runs, and what earlier runs on this machine could not upload.
 
@@ -127,12 +121,7 @@ def upload_rest(
 
 
 def _finish(
-    uploader: Uploader,
-    link: Path,
-    display: Display,
-    interrupts: Interrupts,
-    *,
-    address: Callable[[Link], str] | None,
+    uploader: Uploader, link: Path, display: Display, interrupts: Interrupts, *, address: Callable[[Link], str] | None
 ) -> None:
     """Upload the rest and show the run's address, or why it is not uploaded yet.
 

@@ -99,7 +99,8 @@ def test_contents_that_no_run_uses_and_damaged_runs_are_named(tmp_path):
     run.path.mkdir(parents=True)
     run.state.write_text("{")
     diagnosis = found(base_folder.examine_base_folder(tmp_path))["runs"]
-    assert diagnosis.level == "warning" and "1 damaged" in diagnosis.text and str(run.path) in diagnosis.text
+    assert diagnosis.level == "warning" and "1 damaged: x/20260101-000000" in diagnosis.text
+    assert str(tmp_path / "runs") in diagnosis.remedy
 
 
 def test_a_slow_blas_an_unused_gpu_and_idle_cores_are_named(set_probe, monkeypatch, tmp_path):
