@@ -40,8 +40,8 @@ from itertools import product
 from pathlib import Path
 from typing import get_args
 
-from parts.report import report
-from parts.run import PROGRESS, Result, Run, System
+from parts.equal_tokens_run import PROGRESS, Result, Run, System
+from parts.equal_tokens_table import report
 
 WARMUP_STEPS, WARMDOWN_FRAC = 40, 0.65
 """Those of both systems. A horizon that is too short for both has a shorter warm-up."""
@@ -98,23 +98,23 @@ def _parse() -> argparse.Namespace:
 def _train(run: Run) -> Result:
     """Train in this process. Each system's modules are imported only where they can be."""
     if run.system == "peer":
-        from parts import pytorch_nanochat
+        from parts import equal_tokens_peer
 
-        return pytorch_nanochat.train(run)
-    from parts import ours
+        return equal_tokens_peer.train(run)
+    from parts import equal_tokens_ours
 
-    return ours.train(run, run.system)
+    return equal_tokens_ours.train(run, run.system)
 
 
 def _write_initial_weights(run: Run) -> None:
-    from parts import ours
+    from parts import equal_tokens_ours
 
-    ours.write_initial_weights(run)
+    equal_tokens_ours.write_initial_weights(run)
 
 
 def _write_rows(options: argparse.Namespace) -> int:
     """Prepare the rows of all runs, and return the size of the vocabulary."""
-    from parts.rows import write_rows
+    from parts.equal_tokens_rows import write_rows
 
     from nanochat.data.sources import SourceSpec
 

@@ -40,8 +40,8 @@ runtime.set_environment("MLX_ENABLE_TF32", "0")  # for the comparison in float32
 
 import mlx.core as mx  # noqa: E402
 from parts import gpu_losses  # noqa: E402
+from parts.gpu_step_parts import measure_parts  # noqa: E402
 from parts.measuring import describe_machine, median_and_range, option_parser, seconds, training_step  # noqa: E402
-from parts.step_parts import measure_parts  # noqa: E402
 
 from nanochat.data.loaders.batches import Batch  # noqa: E402
 from nanochat.model import device  # noqa: E402
@@ -108,7 +108,7 @@ class Peer:
     """PyTorch nanochat in a process of its own, which compiles its model while this process does other work."""
 
     def __init__(self, pattern: str, options: argparse.Namespace) -> None:
-        script = Path(__file__).parent / "parts" / "peer_speed.py"
+        script = Path(__file__).parent / "parts" / "gpu_peer.py"
         numbers = map(str, (options.rows, options.micro_batches, options.steps))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(options.peer.resolve()), *sys.path[1:]])}
         command = [sys.executable, str(script), pattern, *numbers]

@@ -23,11 +23,6 @@ class PreparedCell:
     prepared: Prepared
     lookups: tuple[CacheLookup, ...]
 
-    @property
-    def is_cached(self) -> bool:
-        """Whether every stage is finished already."""
-        return all(lookup.action == "cached" for lookup in self.lookups)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedSweep:

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import replace
 
-from parts.run import Result, Run
+from parts.equal_tokens_run import Result, Run
 
 from nanochat import runtime
 

@@ -20,7 +20,7 @@ os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # as in
 
 import numpy as np
 import torch
-from parts.run import Result, Run
+from parts.equal_tokens_run import Result, Run
 
 RATES = {"unembedding_lr": 0.008, "embedding_lr": 0.3, "scalar_lr": 0.5, "matrix_lr": 0.02}
 REFERENCE_TOKENS_PER_STEP = 2**19

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from parts.run import HELD_OUT_FILE, ROWS_FILE, Ints
+from parts.equal_tokens_run import HELD_OUT_FILE, ROWS_FILE, Ints
 
 from nanochat.data.documents import DocumentStream, single_pass
 from nanochat.data.loaders.document_rows import DocumentRows

@@ -1,6 +1,6 @@
 """Measures training steps of PyTorch nanochat for `gpu_train.py`.
 
-    PYTHONPATH=PEER python peer_speed.py PATTERN ROWS MICRO_BATCHES STEPS
+    PYTHONPATH=PEER python gpu_peer.py PATTERN ROWS MICRO_BATCHES STEPS
 
 Compiles the model, prints the seconds until the first loss, and then measures once for each line of its input, so that
 other work can be measured on the same GPU in between. Each result is a line of JSON.

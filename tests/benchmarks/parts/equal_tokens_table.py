@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from parts.run import Result, Run, System
+from parts.equal_tokens_run import Result, Run, System
 
 TOLERANCE = 0.002
 """Allowed excess of `current` over `peer`, in bits per byte."""
