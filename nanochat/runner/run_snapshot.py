@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.errors import InterruptedRun
-from nanochat.runner.process.child import read_progress
+from nanochat.runner.process.child import read_heartbeat
 from nanochat.runner.report.plots import Curve, read_curves
 from nanochat.runner.report.run_summary import status_of
 from nanochat.runner.store.run_catalog import Run
@@ -51,7 +51,7 @@ def take_snapshot(run: Run, base: Path) -> Snapshot:
     current = next((entry for entry in run.state.stages if entry.status in _WORKING), None)
     folders = run.folders(base)
     folder = folders.get(current.stage) if current is not None else None
-    progress = read_progress(folder.progress) if folder is not None else None
+    progress = read_heartbeat(folder.progress) if folder is not None else None
     name: str | None = None
     curve: Curve = ([], [])
     for stage, files in folders.items():

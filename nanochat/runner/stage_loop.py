@@ -15,7 +15,7 @@ from nanochat.runner.preflight.fetch import fetch_inputs, fetch_sources
 from nanochat.runner.preflight.run_context import RunContext
 from nanochat.runner.process.execute_stage import StageAttempt, execute_stage
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.report.origin import Origin, describe_origin
+from nanochat.runner.report.model_origin import ModelOrigin, describe_origin
 from nanochat.runner.report.results import result_line, time_remark
 from nanochat.runner.store.cleanup.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import StageLock, claims, stage_lock
@@ -209,7 +209,7 @@ def _origin(context: RunContext, session: Session, records: dict[str, StageRecor
     """Return where the model of this run comes from, for the card of its export."""
     plan, recipe = context.prepared.plan, session.folder.resolved.read_text(encoding="utf-8")
     return describe_origin(
-        Origin(name=plan.recipe_name, description=plan.description, recipe=recipe, records=dict(records))
+        ModelOrigin(name=plan.recipe_name, description=plan.description, recipe=recipe, records=dict(records))
     )
 
 

@@ -68,7 +68,7 @@ def export_model(options: argparse.Namespace) -> None:
     from nanochat.checkpoint.model_folder import load_model_and_tokenizer
     from nanochat.export.folder import write_export
     from nanochat.export.weights import Quantization
-    from nanochat.runner.report.origin import origin_of_model
+    from nanochat.runner.report.model_origin import origin_of_model
     from nanochat.runner.store.run_catalog import find_model
 
     base = runtime.base_dir()

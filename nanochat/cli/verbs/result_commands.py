@@ -19,8 +19,8 @@ from nanochat.runner.report.refresh import refresh_report
 from nanochat.runner.report.results import SKIPPED_METRICS
 from nanochat.runner.report.run_summary import RunSummary, report_to_json, run_to_json, summarise
 from nanochat.runner.store.cleanup import gc as collector
-from nanochat.runner.store.run_catalog import Run, describe_damage, find_run, list_damaged_runs, list_runs
-from nanochat.runner.store.sweep_state import describe_damage as describe_damaged_sweep
+from nanochat.runner.store.run_catalog import Run, describe_damaged_run, find_run, list_damaged_runs, list_runs
+from nanochat.runner.store.sweep_state import describe_damaged_sweep
 from nanochat.runner.sweeps.results.cell_results import read_results, read_sweep_results
 from nanochat.runner.sweeps.results.result_table import headline
 from nanochat.runner.sweeps.results.sweep_catalog import list_damaged_sweeps, list_sweeps, look_for_sweep
@@ -34,7 +34,7 @@ def ls(options: argparse.Namespace) -> None:
     """List the runs and sweeps of this machine, the damaged ones first and the newest last."""
     base = runtime.base_dir()
     runs, sweeps = [summarise(run, base) for run in list_runs(base)], list_sweeps(base)
-    damaged = {folder.reference: describe_damage(folder) for folder in list_damaged_runs(base)}
+    damaged = {folder.reference: describe_damaged_run(folder) for folder in list_damaged_runs(base)}
     damaged_sweeps = {folder.reference: describe_damaged_sweep(folder) for folder in list_damaged_sweeps(base)}
     if options.json:
         broken: list[JsonValue] = [{"run": name, "problem": problem} for name, problem in damaged.items()]

@@ -34,7 +34,7 @@ _TICK_SECONDS = 0.25
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
-class Progress(BaseModel):
+class Heartbeat(BaseModel):
     """The child's heartbeat, `progress.json`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -66,7 +66,7 @@ def run_child(
     *,
     interrupts: Interrupts,
     on_start: Callable[[int], None],
-    on_tick: Callable[[Progress], None],
+    on_tick: Callable[[Heartbeat], None],
     on_note: Callable[[str], None],
     lock_descriptor: int,
     environment: Mapping[str, str],
@@ -87,11 +87,11 @@ def run_child(
     process = _start([*command, str(folder.job)], folder.log, lock_descriptor, {**os.environ, **environment})
     on_start(process.pid)
 
-    def tick() -> Progress:
+    def tick() -> Heartbeat:
         evidence.watch()
         for note in notes.read():
             on_note(note)
-        return read_progress(folder.progress)
+        return read_heartbeat(folder.progress)
 
     peak = _follow(process, interrupts, lambda: on_tick(tick()))
     assert process.returncode is not None, "_follow waits for the child"
@@ -209,9 +209,9 @@ def _own_peak(pid: int) -> int:
     return 0
 
 
-def read_progress(path: Path) -> Progress:
+def read_heartbeat(path: Path) -> Heartbeat:
     """Return the child's heartbeat, an empty one before the first."""
     try:
-        return Progress.model_validate_json(path.read_bytes())
+        return Heartbeat.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
-        return Progress()
+        return Heartbeat()

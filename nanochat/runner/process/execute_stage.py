@@ -17,7 +17,7 @@ from nanochat.plan.quantities import show_duration
 from nanochat.plan.specs.job import Job
 from nanochat.plan.stages import STAGES
 from nanochat.runner.display import Display
-from nanochat.runner.process.child import COMMAND, LAUNCHER, ChildExit, Progress, run_child
+from nanochat.runner.process.child import COMMAND, LAUNCHER, ChildExit, Heartbeat, run_child
 from nanochat.runner.process.exit_status import StageBugError, describe_halving, halve_batch, raise_for_exit
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.store import record as records
@@ -179,7 +179,7 @@ def _job(attempt: StageAttempt) -> Job:
     )
 
 
-def _show_progress(display: Display, title: str, progress: Progress, seconds: float) -> None:
+def _show_progress(display: Display, title: str, progress: Heartbeat, seconds: float) -> None:
     suffix = ""
     if progress.time and (silent := time.time() - progress.time) > _SILENT_SECONDS:
         suffix = f", no heartbeat for {show_duration(silent)}"

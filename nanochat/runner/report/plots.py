@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nanochat.runner.report.scores import Suite
+from nanochat.runner.report.scores import SuiteScore
 from nanochat.storage.files import atomic_write
 from nanochat.storage.series import SUITE_PREFIX, TRAIN_LOSS, TRAIN_REWARD
 from nanochat.tracking.points import read_points
@@ -75,7 +75,7 @@ def _is_score(name: str) -> bool:
     return name.startswith(SUITE_PREFIX) and not name.endswith(("loss", "bpb", ".stderr"))
 
 
-def draw_scores(suites: Sequence[Suite], folder: Path) -> list[Path]:
+def draw_scores(suites: Sequence[SuiteScore], folder: Path) -> list[Path]:
     """Draw every score that is a share of problems into `scores.png` and return its path, if there are any."""
     shares = [suite for suite in suites if suite.score.stderr is not None]
     if not shares:

@@ -13,7 +13,7 @@ from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import code_span, escape, join_parts, markdown_table, paragraphs, plot_image
 from nanochat.runner.report.plots import REWARD_PLOT, SCORES_PLOT, draw_curves, draw_scores
 from nanochat.runner.report.results import check_expectations, list_results, metrics_by_name
-from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites
+from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_scores
 from nanochat.runner.report.stage_files import damaged_files, readable_folders, sample_texts, source_lines, stage_notes
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_catalog import Run
@@ -91,7 +91,7 @@ def _draw(run: Run, base: Path) -> list[Path]:
     series = {stage: folder.metrics for stage, folder in readable_folders(run, base).items()}
     damaged = damaged_files(run, base)
     existing = {stage: path for stage, path in series.items() if path.is_file() and path not in damaged}
-    suites = list_suites(run.records(base))
+    suites = list_scores(run.records(base))
     return [*draw_scores(suites, run.folder.plots), *draw_curves(existing, run.folder.plots)]
 
 
@@ -120,7 +120,7 @@ def _lower_heading(line: str) -> str:
 
 
 def _scores(records: Mapping[str, StageRecord], *, has_plot: bool) -> list[str]:
-    suites = list_suites(records)
+    suites = list_scores(records)
     if not suites:
         return []
     columns = ("evaluation", "score", "±", "problems", "guess", "reading", "what the task asks", "cut")

@@ -21,7 +21,7 @@ _SIGNIFICANT_ERRORS = 2
 
 
 @dataclass(frozen=True)
-class Suite:
+class SuiteScore:
     """The score of a suite, and what it says about the model."""
 
     score: Result
@@ -65,7 +65,7 @@ class Suite:
         return "better than guessing" if value > chance else "worse than guessing"
 
 
-def list_suites(records: Mapping[str, StageRecord]) -> list[Suite]:
+def list_scores(records: Mapping[str, StageRecord]) -> list[SuiteScore]:
     """Return the score of every suite of the finished evaluations."""
     results = {(result.stage, result.metric): result for result in list_results(records)}
     suites = []
@@ -75,7 +75,7 @@ def list_suites(records: Mapping[str, StageRecord]) -> list[Suite]:
                 prefix, metrics = f"{name}.pass_at_", records[stage].metrics.items()
                 passes = {int(key.removeprefix(prefix)): share for key, share in metrics if key.startswith(prefix)}
                 tokens = records[stage].metrics.get(f"{name}.tokens")
-                suites.append(Suite(score, task, passes, None if tokens is None else int(tokens)))
+                suites.append(SuiteScore(score, task, passes, None if tokens is None else int(tokens)))
     return suites
 
 

@@ -54,7 +54,7 @@ def analyse(points: Sequence[TrainedModel], fit: Fit) -> ScalingAnalysis:
     return ScalingAnalysis(points=tuple(points), isoflop=isoflop, law=law, problems=tuple(problems))
 
 
-def describe(analysis: ScalingAnalysis) -> list[str]:
+def describe_scaling(analysis: ScalingAnalysis) -> list[str]:
     """Return the analysis as sentences."""
     points = analysis.points
     settings = len({point.setting for point in points})

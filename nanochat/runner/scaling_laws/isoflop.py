@@ -13,8 +13,8 @@ import numpy as np
 
 from nanochat.plan.quantities import show_count
 from nanochat.runner.scaling_laws.trained_models import (
+    MeanResults,
     Optimum,
-    Settings,
     TrainedModel,
     Uncertain,
     UnfitError,
@@ -56,7 +56,7 @@ class IsoflopCurve:
     """The runs of one budget, and their parabola if they have at least three sizes."""
 
     flops: float
-    settings: Settings
+    settings: MeanResults
     parabola: Parabola | None
     best: Optimum | None
     problem: str
@@ -121,7 +121,7 @@ def _budgets(flops: np.ndarray) -> list[list[int]]:
     return groups
 
 
-def _fit_curve(settings: Settings) -> IsoflopCurve:
+def _fit_curve(settings: MeanResults) -> IsoflopCurve:
     budget, sizes = float(np.exp(np.log(settings.flops).mean())), np.unique(settings.params)
     if len(sizes) < _MIN_SIZES:
         problem = f"a parabola needs {_MIN_SIZES} sizes, and this budget has {len(sizes)}"
@@ -154,12 +154,12 @@ def _minimum_problem(parabola: Parabola, sizes: np.ndarray) -> str:
     return f"the loss still falls at the smallest size, {show_count(smallest)} parameters: add smaller ones"
 
 
-def _best_of(settings: Settings, budget: float, parabola: Parabola) -> Optimum:
+def _best_of(settings: MeanResults, budget: float, parabola: Parabola) -> Optimum:
     best, loss = parabola.minimum()
     return make_optimum(budget, best, _tokens_at(settings, best), loss=loss, is_extrapolated=False)
 
 
-def _tokens_at(settings: Settings, params: np.ndarray) -> np.ndarray:
+def _tokens_at(settings: MeanResults, params: np.ndarray) -> np.ndarray:
     """Return the tokens of a budget at these sizes, by a parabola of the logarithms."""
     fit = np.polynomial.Polynomial.fit(np.log(settings.params), np.log(settings.tokens), 2)
     return np.asarray(np.exp(fit(np.log(params))))

@@ -13,8 +13,8 @@ import numpy as np
 
 from nanochat.runner.scaling_laws.power_terms import MAX_EXPONENT, PowerTerms, fit_power_terms
 from nanochat.runner.scaling_laws.trained_models import (
+    MeanResults,
     Optimum,
-    Settings,
     TrainedModel,
     Uncertain,
     UnfitError,
@@ -40,7 +40,7 @@ with equal FLOPs, lie on such a line."""
 class LossLaw:
     """A fitted law: that of the measured results first, then those of the experiments resampled over seeds."""
 
-    settings: Settings
+    settings: MeanResults
     terms: PowerTerms
     flops_factor: float
     """FLOPs per token are flops_factor * N ** flops_exponent."""
@@ -102,7 +102,7 @@ def fit_loss_law(points: Sequence[TrainedModel]) -> LossLaw:
     )
 
 
-def _check_variety(settings: Settings) -> None:
+def _check_variety(settings: MeanResults) -> None:
     for name, values in (("sizes", settings.params), ("numbers of tokens", settings.tokens)):
         if (count := len(np.unique(values))) < _MIN_LEVELS:
             raise UnfitError(f"it needs {_MIN_LEVELS} different {name}, and the runs have {count}")

@@ -78,7 +78,7 @@ def make_optimum(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class MeanResults:
     """Mean results of different settings: `params`, `tokens` and `flops` (settings), `losses` (1 + draws, settings).
 
     The first row of `losses` has the geometric means of the measured losses, and the others those of experiments with
@@ -90,10 +90,10 @@ class Settings:
     flops: np.ndarray
     losses: np.ndarray
 
-    def select(self, indices: Sequence[int]) -> Settings:
+    def select(self, indices: Sequence[int]) -> MeanResults:
         """Return some of the settings."""
         chosen = np.array(indices, dtype=int)
-        return Settings(
+        return MeanResults(
             params=self.params[chosen],
             tokens=self.tokens[chosen],
             flops=self.flops[chosen],
@@ -101,7 +101,7 @@ class Settings:
         )
 
 
-def average_seeds(points: Sequence[TrainedModel]) -> Settings:
+def average_seeds(points: Sequence[TrainedModel]) -> MeanResults:
     """Return the mean results by setting. An UnfitError names a result that has no logarithm."""
     _check_positive(points)
     groups: dict[tuple[float, float, float], list[float]] = defaultdict(list)
@@ -112,7 +112,7 @@ def average_seeds(points: Sequence[TrainedModel]) -> Settings:
     means = np.array([np.mean(losses) for losses in settings.values()])
     resampled = _resample_means(list(settings.values()), means)
     params, tokens, flops = columns
-    return Settings(params=params, tokens=tokens, flops=flops, losses=np.exp(np.vstack([means, resampled])))
+    return MeanResults(params=params, tokens=tokens, flops=flops, losses=np.exp(np.vstack([means, resampled])))
 
 
 def _resample_means(groups: Sequence[Sequence[float]], means: np.ndarray) -> np.ndarray:

@@ -110,7 +110,7 @@ def list_damaged_runs(base: Path) -> list[RunFolder]:
     return [folder for folder in run_folders(base) if read_run(folder) is None]
 
 
-def describe_damage(folder: RunFolder) -> str:
+def describe_damaged_run(folder: RunFolder) -> str:
     """Return the problem with the state of a run, and its remedy, as text for the user."""
     damage = "cannot be read: it is damaged, or of a later version of nanochat"
     problem = damage if folder.state.exists() else "is missing"
@@ -133,7 +133,7 @@ def find_run(reference: str, base: Path) -> Run:
     for damaged in reversed(list_damaged_runs(base)):
         is_newer = damaged.path.name > newest
         if damaged.path.parent.name == name and (damaged.path.name == time if time else is_newer):
-            raise RecipeError(describe_damage(damaged))
+            raise RecipeError(describe_damaged_run(damaged))
     if matching:
         return matching[-1]
     raise RecipeError(_no_such_run(reference, runs, base))
@@ -187,7 +187,7 @@ def latest_with_model(reference: str, base: Path) -> Run:
 def _no_such_run(reference: str, runs: list[Run], base: Path) -> str:
     folder = RunFolder(Path(reference))
     if folder.state.exists() or folder.stages.is_dir():
-        return describe_damage(folder)
+        return describe_damaged_run(folder)
     if Path(reference).is_dir():
         return (
             f"{reference} is neither the folder of a run (it has no {RunFolder(Path()).state}) nor that of a model (it "

@@ -73,7 +73,7 @@ def is_pruned(run: RunState, base: Path) -> bool:
     return any((cell.run, cell.plan_digest) == (run.name, run.plan_digest) for cell in pruned)
 
 
-def describe_damage(folder: SweepFolder) -> str:
+def describe_damaged_sweep(folder: SweepFolder) -> str:
     """Return the problem with the state of a sweep, and its remedy, as text for the user."""
     return f"{folder.state} is damaged; run its recipe again, which takes finished cells from the cache"
 

@@ -10,7 +10,7 @@ from nanochat.plan.quantities import show_bytes, show_duration, show_score
 from nanochat.plan.stages import STAGES
 from nanochat.runner.report.markdown import code_span, escape, join_parts, paragraphs
 from nanochat.runner.report.results import result_line
-from nanochat.runner.report.scores import SCORE_LEGEND, list_suites
+from nanochat.runner.report.scores import SCORE_LEGEND, list_scores
 from nanochat.runner.store.record import StageRecord, read_record
 from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.run_state import RunState, RunTracking, StageEntry, read_run
@@ -193,7 +193,7 @@ def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | No
 def _list_scores(records: dict[str, StageRecord]) -> str:
     """Return a list of scores, each with what it says about the model and what the task asks."""
     lines = []
-    for suite in list_suites(records):
+    for suite in list_scores(records):
         reading = f": {suite.reading}" if suite.reading else ""
         task = f" (task: {suite.asks})" if suite.asks else ""
         score = show_score(suite.score.value, suite.score.stderr, remark=suite.score.cuts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nanochat.plan.stages import STAGES
-from nanochat.runner.report.scores import list_suites
+from nanochat.runner.report.scores import list_scores
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_state import RunState, StageEntry
 from nanochat.tracking.points import Point
@@ -22,7 +22,7 @@ def headline_points(state: RunState, records: Mapping[str, StageRecord]) -> tupl
     """
     if state.status == "running" or not records:
         return ()
-    scores = {suite.task: suite.score.value for suite in reversed(list_suites(records))}
+    scores = {suite.task: suite.score.value for suite in reversed(list_scores(records))}
     trained = [record for stage, record in records.items() if STAGES[stage].trains]
     validated = [record.metrics["bpb"] for record in trained if "bpb" in record.metrics]
     values = {

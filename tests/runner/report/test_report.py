@@ -15,13 +15,13 @@ from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import draw_scores
 from nanochat.runner.report.results import Result, chance_level, result_line
 from nanochat.runner.report.run_report import suite_shares, write_report
-from nanochat.runner.report.scores import Suite, describe_stages, list_suites
+from nanochat.runner.report.scores import SuiteScore, describe_stages, list_scores
 from nanochat.runner.store.record import Cost, describe_files, read_record
 from nanochat.runner.upload.build_view import run_view
 
 
 def suite(stage, name, task, *, passes=None, **score):
-    return Suite(Result(stage=stage, metric=name, **score), task, passes or {})
+    return SuiteScore(Result(stage=stage, metric=name, **score), task, passes or {})
 
 
 def test_html_page_embeds_images_and_attached_files(tmp_path):
@@ -73,7 +73,7 @@ def test_scores_say_what_was_cut():
     metrics = {"a": 0.5, "a.n": 8.0, "a.prompts_cut": 1.0, "a.answers_cut": 1200.0, "b": 0.0, "b.answers_cut": 0.0}
     metrics |= {"c": 0.25, "c.prompts_cut": 2.0, "c.examples_cut": 3.0, "old": 0.125}
     record = SimpleNamespace(stage="chat_eval", metrics=metrics, recipe_fields=fields)
-    suites = {suite.score.metric: suite.cut for suite in list_suites({"chat_eval": record})}
+    suites = {suite.score.metric: suite.cut for suite in list_scores({"chat_eval": record})}
     assert suites == {
         "a": "1 prompt cut, 1,200 answers cut",
         "b": "",

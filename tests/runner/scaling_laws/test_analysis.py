@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from nanochat.runner.scaling_laws.analysis import analyse, analysis_to_json, describe
+from nanochat.runner.scaling_laws.analysis import analyse, analysis_to_json, describe_scaling
 from nanochat.runner.scaling_laws.scaling_plots import draw_scaling
 
 
@@ -16,7 +16,7 @@ def noisy(results):
 
 
 def test_describe_reports_every_budget_the_growth_and_the_law(results):
-    lines = describe(analyse(noisy(results), "isoflop"))
+    lines = describe_scaling(analyse(noisy(results), "isoflop"))
     assert lines[0].startswith("15 settings, 30 runs; intervals in brackets hold 90%")
     assert [line.split(":")[0] for line in lines[1:4]] == ["1.00e16 FLOPs", "1.00e17 FLOPs", "1.00e18 FLOPs"]
     assert "the best size grows as FLOPs^0.4" in lines[4]
@@ -26,7 +26,7 @@ def test_describe_reports_every_budget_the_growth_and_the_law(results):
 
 
 def test_describe_says_that_single_seeds_have_no_intervals(results):
-    lines = describe(analyse(results(), "power"))
+    lines = describe_scaling(analyse(results(), "power"))
     assert "no setting was repeated with another seed" in lines[0]
     assert not any("[" in line for line in lines)
 
@@ -37,7 +37,7 @@ def test_analysis_of_no_results_has_a_sentence_for_each_fit():
         "no isoFLOP curves",
         "no law of parameters and tokens",
     ]
-    assert describe(analysis)[1:] == list(analysis.problems)
+    assert describe_scaling(analysis)[1:] == list(analysis.problems)
 
 
 def test_analysis_to_json_has_the_numbers_of_the_fits(results):

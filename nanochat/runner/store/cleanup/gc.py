@@ -22,7 +22,7 @@ from nanochat.data.token_cache.parts import FOLDER, LOCK_FILE, read_list
 from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.locks import claims, is_locked, run_lock, stage_lock
 from nanochat.runner.store.needed_data import delete_stale_lists, needed_folders
-from nanochat.runner.store.run_catalog import describe_damage
+from nanochat.runner.store.run_catalog import describe_damaged_run
 from nanochat.runner.store.run_state import read_run
 from nanochat.storage.files import delete, delete_leftovers, find_leftovers, folder_bytes, sha256_of_file
 from nanochat.storage.layout import TOKENIZER_FILE, RunFolder, StageFolder, run_folders, stage_folders, stages_folder
@@ -185,7 +185,7 @@ def _referenced_folders(base: Path) -> set[Path]:
     for run in run_folders(base):
         state = read_run(run)
         if state is None:
-            raise PreflightError(f"it is unknown which results a run refers to: {describe_damage(run)}")
+            raise PreflightError(f"it is unknown which results a run refers to: {describe_damaged_run(run)}")
         places = (place for entry in state.stages for place in (entry.folder, entry.init_from) if place is not None)
         referenced |= {base / place for place in places}
     return referenced

@@ -9,7 +9,7 @@ from nanochat.plan.quantities import show_value
 from nanochat.plan.text.render import WIDTH, text_table
 from nanochat.plurals import several
 from nanochat.recipe.sweeps.labels import SEED, show_swept
-from nanochat.runner.scaling_laws.analysis import describe
+from nanochat.runner.scaling_laws.analysis import describe_scaling
 from nanochat.runner.sweeps.results.cell_results import Setting, SweepResults
 from nanochat.runner.sweeps.results.fit_law import fit_law
 
@@ -32,7 +32,7 @@ def result_text(sweep: SweepResults) -> str:
     law = fit_law(sweep)
     parts = [result_table(sweep), *(["\n".join(_ranking(sweep))] if sweep.ranked else ())]
     if law is not None:
-        parts.append("\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in describe(law)))
+        parts.append("\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in describe_scaling(law)))
     return "\n\n".join(parts) + "\n"
 
 

@@ -10,7 +10,7 @@ from nanochat.recipe.load import load_recipe
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.recipe.show import resolved_yaml
 from nanochat.runner.store.locks import is_locked
-from nanochat.runner.store.sweep_state import SweepState, describe_damage, read_sweep
+from nanochat.runner.store.sweep_state import SweepState, describe_damaged_sweep, read_sweep
 from nanochat.runner.sweeps.results.cell_results import SweepResults, group_by_setting, read_sweep_results
 from nanochat.runner.sweeps.results.result_table import describe_setting, show_mean
 from nanochat.storage.layout import SweepFolder, sweep_folders, sweeps_folder
@@ -56,7 +56,7 @@ def look_for_sweep(name: str, base: Path) -> tuple[SweepFolder, SweepState] | No
         return None
     state = read_sweep(folder)
     if state is None:
-        raise RecipeError(f"the sweep `{name}` cannot be read: {describe_damage(folder)}")
+        raise RecipeError(f"the sweep `{name}` cannot be read: {describe_damaged_sweep(folder)}")
     return folder, state
 
 

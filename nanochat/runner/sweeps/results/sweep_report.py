@@ -10,7 +10,7 @@ from nanochat.plurals import several
 from nanochat.recipe.sweeps.labels import show_swept
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import code_span, escape, join_parts, markdown_table, paragraphs, plot_image
-from nanochat.runner.scaling_laws.analysis import describe
+from nanochat.runner.scaling_laws.analysis import describe_scaling
 from nanochat.runner.scaling_laws.scaling_plots import draw_scaling
 from nanochat.runner.store.sweep_state import SweepState
 from nanochat.runner.sweeps.results.cell_results import CellResult, SweepResults, count_statuses, read_sweep_results
@@ -59,7 +59,11 @@ def sweep_report(sweep: SweepResults, *, plots: Sequence[str]) -> str:
         *(["## The best", _ranking(sweep, state.section.ranking[0])] if state.section.ranking else ()),
         *(["## What each field does", _EFFECTS_INTRO, *map(_effect_table, effects)] if effects else ()),
         *([plot_image(EFFECTS_PLOT)] if EFFECTS_PLOT in plots else ()),
-        *(["## Scaling law", _LAW_INTRO, _list(describe(law)), *map(plot_image, scaling)] if law is not None else ()),
+        *(
+            ["## Scaling law", _LAW_INTRO, _list(describe_scaling(law)), *map(plot_image, scaling)]
+            if law is not None
+            else ()
+        ),
         *(["## Learning curves", _CURVES_INTRO, plot_image(CURVES_PLOT)] if CURVES_PLOT in plots else ()),
         "## All cells",
         markdown_table(head, columns, rows),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nanochat.errors import RecipeError
 from nanochat.runner.report.markdown import escape, join_parts, markdown_table, paragraphs
-from nanochat.runner.report.scores import list_suites
+from nanochat.runner.report.scores import list_scores
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_catalog import latest_with_model
 from nanochat.stages.process.context import indented
@@ -25,7 +25,7 @@ _STAGES_INTRO = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class ModelOrigin:
     """The run that made a model, as far as it is known."""
 
     name: str
@@ -36,7 +36,7 @@ class Origin:
     """The finished stages."""
 
 
-def describe_origin(origin: Origin) -> str:
+def describe_origin(origin: ModelOrigin) -> str:
     """Return the origin as Markdown."""
     records = origin.records
     return join_parts(
@@ -63,12 +63,14 @@ def origin_of_model(model: Path, reference: str, base: Path) -> str:
     if model not in {folder.model.resolve() for folder in run.folders(base).values()}:
         return ""
     recipe = run.folder.resolved.read_text(encoding="utf-8") if run.folder.resolved.is_file() else ""
-    known = Origin(name=run.state.name, description=run.state.description, recipe=recipe, records=run.records(base))
+    known = ModelOrigin(
+        name=run.state.name, description=run.state.description, recipe=recipe, records=run.records(base)
+    )
     return describe_origin(known)
 
 
 def _scores(records: Mapping[str, StageRecord]) -> list[str]:
-    rows = [(suite.label, *suite.score.cells, suite.asks) for suite in list_suites(records)]
+    rows = [(suite.label, *suite.score.cells, suite.asks) for suite in list_scores(records)]
     columns = ("evaluation", "score", "±", "problems", "guess", "what the task asks")
     return ["## Scores", _SCORES_INTRO, markdown_table(columns, "lrrrrl", rows)] if rows else []
 
