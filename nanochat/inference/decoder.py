@@ -10,33 +10,17 @@ Shape letters: B rows of the batch, empty ones included, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import mlx.core as mx
 
 from nanochat.inference.batch_sizes import GPU_PROMPT_TOKENS, PROMPT_CHUNK_TOKENS, PROMPT_TOKENS, decoding_rows
 from nanochat.inference.decoding_step import Settings, State, Step, Steps
+from nanochat.inference.generation import Request
 from nanochat.inference.kv_cache import Buffers, PromptCache, PromptCopy, empty_buffers, from_prompts, grow, take_rows
 from nanochat.inference.sampling import Sampling, sampling_arrays
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.dispatch import FastGPT
-
-
-@dataclass(frozen=True)
-class NewRow:
-    """A prompt of at least one token, and how its continuation is sampled."""
-
-    prompt: Sequence[int]
-    sampling: Sampling
-    key: tuple[int, int]
-    """Random key; the token number n after the prompt is drawn with the key of draw n."""
-
-
-class _Row(NamedTuple):
-    sampling: Sampling
-    key: tuple[int, int]
 
 
 class Decoder:
@@ -45,7 +29,7 @@ class Decoder:
     def __init__(self, model: FastGPT, steps: Steps) -> None:
         """Decode with a model and its steps. The model's weights must not change while this object is used."""
         self._model, self._steps = model, steps
-        self._rows: list[_Row | None] = []
+        self._rows: list[Request | None] = []
         self._lengths: list[int] = []
         """Positions of each slot when the steps submitted so far are done; 0 if it is free."""
         self._buffers: list[Buffers] = []
@@ -55,7 +39,7 @@ class Decoder:
         self._no_override: mx.array
         self._step: Step
 
-    def add(self, rows: Sequence[NewRow]) -> list[int]:
+    def add(self, rows: Sequence[Request]) -> list[int]:
         """Read the prompts of new rows, all but their last tokens, and return their slots, in the order of the rows.
 
         Equal prompts are read once.
@@ -63,7 +47,7 @@ class Decoder:
         slots = self._make_room(len(rows))
         lengths = [len(row.prompt) - 1 for row in rows]
         for slot, row, length in zip(slots, rows, lengths, strict=True):
-            self._rows[slot], self._lengths[slot] = _Row(row.sampling, row.key), length
+            self._rows[slot], self._lengths[slot] = row, length
         self._reserve(max(lengths) + 1)
         shared: dict[tuple[int, ...], list[int]] = {}
         for slot, row in zip(slots, rows, strict=True):

@@ -16,10 +16,10 @@ import numpy as np
 
 from nanochat.errors import RecipeError
 from nanochat.inference.batch_sizes import GENERATED_ROWS
-from nanochat.inference.decoder import Decoder, NewRow
+from nanochat.inference.decoder import Decoder
 from nanochat.inference.decoding_step import Steps
 from nanochat.inference.generation import Completion, Markers, Request
-from nanochat.inference.sampling import Sampling, row_key
+from nanochat.inference.sampling import Sampling
 from nanochat.model.dispatch import FastGPT
 from nanochat.tokenizer.bpe import Tokenizer
 
@@ -55,7 +55,7 @@ class Batch:
             self._engine.check(request)
         context = self._engine.model.config.sequence_len
         completions = [Completion(r, limit=answer_limit(context, len(r.prompt), r.max_tokens)) for r in requests]
-        slots = self._decoder.add([_new_row(request) for request in requests])
+        slots = self._decoder.add(requests)
         self._completions |= dict(zip(slots, completions, strict=True))
         return completions
 
@@ -203,7 +203,3 @@ def prompt_limit(context: int, max_tokens: int) -> int:
 def answer_limit(context: int, prompt_tokens: int, max_tokens: int) -> int:
     """Return how many tokens an answer may have: `max_tokens`, or what is left of the context if that is less."""
     return min(max_tokens, context - prompt_tokens)
-
-
-def _new_row(request: Request) -> NewRow:
-    return NewRow(request.prompt, request.sampling, row_key(request.seed, request.number))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
-from nanochat.inference.sampling import Sampling
+from nanochat.inference.sampling import Sampling, row_key
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tools.calculator import calculate
 
@@ -23,6 +24,11 @@ class Request:
     number: int = 0
     """Requests of one seed draw differently if their numbers differ."""
     use_calculator: bool = True
+
+    @cached_property
+    def key(self) -> tuple[int, int]:
+        """Random key; token number n after the prompt is drawn with the key of draw n."""
+        return row_key(self.seed, self.number)
 
 
 class Markers:

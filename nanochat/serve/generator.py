@@ -66,7 +66,8 @@ class Generator:
         self._jobs: dict[Completion, Job] = {}
         self._waiting: list[Job] = []
         self._is_ready, self._is_closing = threading.Event(), threading.Event()
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
+        """The error that ended the thread, if it has failed."""
         self._submitting = threading.Lock()
         """Held while a job is queued, so that none is queued after the thread has failed."""
         self.on_failure: Callable[[], None] = lambda: None
@@ -78,15 +79,10 @@ class Generator:
         """Load the model and begin; return the engine, or raise what loading raises."""
         self._thread.start()
         self._is_ready.wait()
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         assert self._engine is not None, "it was loaded"
         return self._engine
-
-    @property
-    def failure(self) -> Exception | None:
-        """The error that ended the thread, if it has failed."""
-        return self._failure
 
     @property
     def load(self) -> tuple[int, int]:
@@ -113,8 +109,8 @@ class Generator:
             BusyError: too many requests wait, or the server is shutting down.
             FailedError: the thread has ended with an error.
         """
-        if self._failure is not None:
-            raise FailedError(self._failure)
+        if self.failure is not None:
+            raise FailedError(self.failure)
         if self._is_closing.is_set() or not self._thread.is_alive():
             raise BusyError("the server is shutting down")
         if self.load[1] >= self._max_waiting:
@@ -132,7 +128,7 @@ class Generator:
         try:
             self._engine = self._load()
         except Exception as error:  # noqa: BLE001 -- `start` raises it again in the thread that waits
-            self._failure = error
+            self.failure = error
             return
         finally:
             self._is_ready.set()
@@ -185,7 +181,7 @@ class Generator:
     def _fail(self, error: Exception) -> None:
         """Deliver an error to everybody, now and later."""
         with self._submitting:
-            self._failure = error
+            self.failure = error
         self._waiting += [self._inbox.get_nowait() for _ in range(self._inbox.qsize())]
         for job in (*self._jobs.values(), *self._waiting):
             job.deliver(FailedError(error))
