@@ -15,7 +15,6 @@ from nanochat.model.dispatch import token_losses
 from nanochat.model.gpt import GPT
 
 Ints = npt.NDArray[np.int32]
-Losses = Callable[[mx.array, mx.array], mx.array]
 
 
 class TokenBatch(Protocol):
@@ -51,28 +50,20 @@ class BpbResult:
 def evaluate_bpb(
     model: GPT, batches: Iterable[TokenBatch], token_bytes: Ints, *, on_batch: Callable[[int], None] | None = None
 ) -> BpbResult:
-    """Return the bits per byte of `model` over all `batches`.
-
-    Args:
-        token_bytes: (vocab_size,) raw bytes of each token, 0 for specials.
-        on_batch: called after each batch with the number of tokens counted so far.
-    """
-    return measure_bpb(lambda idx, targets: token_losses(model, idx, targets), batches, token_bytes, on_batch=on_batch)
-
-
-def measure_bpb(
-    losses: Losses, batches: Iterable[TokenBatch], token_bytes: Ints, *, on_batch: Callable[[int], None] | None = None
-) -> BpbResult:
     """Return sum of nats / (ln 2 * sum of bytes) over the same targets: those that are not -1 and have bytes.
 
-    `losses` takes inputs and targets (B, T) and returns their cross-entropies in nats, which are summed in float64.
+    Args:
+        model: its cross-entropies in nats are summed in float64.
+        batches: what to predict.
+        token_bytes: (vocab_size,) raw bytes of each token, 0 for specials.
+        on_batch: called after each batch with the number of tokens counted so far.
     """
     nats, counted_bytes, counted_tokens = 0.0, 0, 0
     all_nats, all_tokens = 0.0, 0
     for batch in batches:
         targets = np.asarray(batch.targets)
         target_bytes = np.where(targets >= 0, token_bytes[np.maximum(targets, 0)], 0)
-        values = np.array(losses(mx.array(batch.inputs), mx.array(targets)), dtype=np.float64)
+        values = np.array(token_losses(model, mx.array(batch.inputs), mx.array(targets)), dtype=np.float64)
         counts = target_bytes > 0
         nats += float(values[counts].sum())
         all_nats += float(values[targets >= 0].sum())

@@ -142,14 +142,7 @@ class Sender:
         status = cast(Status, run.info.status if run.info.status in get_args(Status) else "RUNNING")
         if link.run_id and (link.uri, link.experiment, link.status) == (store.uri, store.experiment, status):
             return link
-        return Link(
-            key=link.key,
-            uri=store.uri,
-            experiment=store.experiment,
-            experiment_id=run.info.experiment_id,
-            run_id=run.info.run_id,
-            status=status,
-        ).save(view.link)
+        return self._link(link.key, run, status).save(view.link)
 
     def _get_run(self, link: Link) -> Run | None:
         """Return the MLflow run of a link, or None if it does not exist, is deleted, or is in another experiment."""
@@ -170,21 +163,20 @@ class Sender:
 
         The other tags follow later, since one that MLflow refuses must not keep the run from being created.
         """
-        key, store = read_key(view.link) or reserve_key(view.link), self._store
+        key = read_key(view.link) or reserve_key(view.link)
         tags = acceptable_tags({**shown_tags(view, parent), KEY_TAG: key})
         needed = {name: value for name, value in tags.items() if name in _FIRST_TAGS}
-        run = self._client.create_run(
-            store.experiment_id, run_name=view.name, start_time=milliseconds(view.started), tags=needed
-        )
+        began, number = milliseconds(view.started), self._store.experiment_id
+        run = self._client.create_run(number, run_name=view.name, start_time=began, tags=needed)
         self._checked.add(run.info.run_id)
         self._writer.expect_no_points(run.info.run_id)
+        return self._link(key, run, "RUNNING").save(view.link)
+
+    def _link(self, key: str, run: Run, status: Status) -> Link:
+        uri, experiment, info = self._store.uri, self._store.experiment, run.info
         return Link(
-            key=key,
-            uri=store.uri,
-            experiment=store.experiment,
-            experiment_id=store.experiment_id,
-            run_id=run.info.run_id,
-        ).save(view.link)
+            key=key, uri=uri, experiment=experiment, experiment_id=info.experiment_id, run_id=info.run_id, status=status
+        )
 
     def _describe(self, view: RunView, link: Link, parent: str) -> Link:
         """Upload parameters, tags and description if they changed, and reopen the run if it was closed."""

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from nanochat.evals.bits_per_byte import evaluate_bpb, measure_bpb
+from nanochat.evals import bits_per_byte
+from nanochat.evals.bits_per_byte import evaluate_bpb
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
 from nanochat.model.low_memory.loss import plain_losses
@@ -28,27 +29,29 @@ class Rows:
 
 
 @pytest.mark.parametrize("used", RESULTS)
-def test_bpb_equals_the_golden_results(used):
+def test_bpb_equals_the_golden_results(used, monkeypatch):
     """The inputs hold the number of the batch, by which the fake model finds its logits."""
     golden = load_file(GOLDEN / "bits_per_byte.safetensors")
     numbers = [int(number) for number in used.split(",")]
     batches = [Rows(np.full((2, 9), n, dtype=np.int32), golden["targets"][n]) for n in numbers]
 
-    def losses(idx: mx.array, targets: mx.array) -> mx.array:
+    def losses(_: None, idx: mx.array, targets: mx.array) -> mx.array:
         return plain_losses(mx.array(golden["logits"][idx[0, 0].item()]), targets)
 
-    result = measure_bpb(losses, batches, golden["token_bytes"])
+    monkeypatch.setattr(bits_per_byte, "token_losses", losses)
+    result = evaluate_bpb(None, batches, golden["token_bytes"])
     assert result.bpb == pytest.approx(float(RESULTS[used]["bpb"]), rel=1e-5)
     assert result.nats == pytest.approx(RESULTS[used]["total_nats"], rel=1e-5)
     assert result.bytes == RESULTS[used]["total_bytes"]
 
 
-def test_bpb_counts_neither_special_tokens_nor_ignored_targets():
+def test_bpb_counts_neither_special_tokens_nor_ignored_targets(monkeypatch):
     """Token 1 has no bytes, token 2 has three and token 3 has one. Counted targets cost 1.5 nats, the others 100."""
     targets = np.array([[2, 1, -1, 3, 2]], dtype=np.int32)
     costs = mx.array([[1.5, 100.0, 100.0, 1.5, 1.5]])
     batch = Rows(np.zeros_like(targets), targets)
-    result = measure_bpb(lambda idx, t: costs, [batch, batch], np.array([0, 0, 3, 1], dtype=np.int32))
+    monkeypatch.setattr(bits_per_byte, "token_losses", lambda *_: costs)
+    result = evaluate_bpb(None, [batch, batch], np.array([0, 0, 3, 1], dtype=np.int32))
     assert (result.tokens, result.bytes) == (6, 14)
     assert result.bpb == pytest.approx(9.0 / (math.log(2) * 14), rel=1e-12)
 

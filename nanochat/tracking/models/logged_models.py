@@ -58,13 +58,16 @@ class ModelWriter:
         if view.registration is not None:
             link = ModelLink.read(view.registration.model.link)
             assert link is not None, "the model was sent"
-            run = read_link(view.registration.model.run_link)
-            source_run = run.run_id if run is not None and self._is_here(run.uri) else run_id
+            source_run = self._source_run(view.registration.model, run_id)
             self.notices += register(self._store, view.registration, link, run_id=source_run)
 
-    def _send_model(self, model: ModelView, run_id: str) -> None:
+    def _source_run(self, model: ModelView, run_id: str) -> str:
+        """Return the run that trained the model, or `run_id` if the store does not have it."""
         run = read_link(model.run_link)
-        source_run = run.run_id if run is not None and self._is_here(run.uri) else run_id
+        return run.run_id if run is not None and run.uri == self._store.uri else run_id
+
+    def _send_model(self, model: ModelView, run_id: str) -> None:
+        source_run = self._source_run(model, run_id)
         link = ModelLink.read(model.link) or ModelLink(key=uuid.uuid4().hex).save(model.link)
         logged = self._find(link) or self._create(model, link.key, source_run)
         if logged.model_id != link.model_id:  # it is not known what of it was uploaded
@@ -139,7 +142,7 @@ class ModelWriter:
         from mlflow.entities import LoggedModelInput, Metric
 
         run, model = read_link(measurement.run_link), ModelLink.read(measurement.model_link)
-        if run is None or model is None or not model.model_id or not self._is_here(run.uri):
+        if run is None or model is None or not model.model_id or run.uri != self._store.uri:
             return
         logged = self._client.get_logged_model(model.model_id)
         present = {metric.key for metric in logged.metrics or () if metric.run_id == run.run_id}
@@ -148,26 +151,14 @@ class ModelWriter:
             history = self._client.get_metric_history(run.run_id, name) if name not in present else []
             if history:
                 last = max(history, key=lambda metric: metric.step)
-                measured_on = None if dataset is None else dataset.digest[:DATASET_DIGEST_CHARS]
-                metrics.append(
-                    Metric(
-                        name,
-                        last.value,
-                        last.timestamp,
-                        last.step,
-                        model_id=model.model_id,
-                        dataset_name=None if dataset is None else dataset.name,
-                        dataset_digest=measured_on,
-                        run_id=run.run_id,
-                    )
-                )
+                about = {"model_id": model.model_id, "run_id": run.run_id}
+                if dataset is not None:
+                    about |= {"dataset_name": dataset.name, "dataset_digest": dataset.digest[:DATASET_DIGEST_CHARS]}
+                metrics.append(Metric(name, last.value, last.timestamp, last.step, **about))
         if metrics:
             if logged.source_run_id != run.run_id:
                 self._client.log_inputs(run.run_id, models=[LoggedModelInput(model.model_id)])
             self._client.log_batch(run.run_id, metrics=metrics)
-
-    def _is_here(self, uri: str) -> bool:
-        return uri == self._store.uri
 
 
 @contextmanager
