@@ -322,7 +322,7 @@ def test_restored_experiment_is_announced_with_the_runs_that_come_back(store, fa
 
 
 def test_failure_between_two_batches_loses_and_duplicates_nothing(store, fake_run, monkeypatch):
-    monkeypatch.setattr("nanochat.tracking.writer._BATCH", 4)
+    monkeypatch.setattr("nanochat.tracking.writer._BATCH_POINTS", 4)
     fake_run.append(fake_run.metrics, range(10))
     real, calls = store.client.log_batch, []
 
