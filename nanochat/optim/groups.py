@@ -48,6 +48,8 @@ class AdamWGroup:
     lr: float
     betas: tuple[float, float]
     weight_decay: float
+    eps: float = ADAMW_EPS
+    kind: Literal["adamw"] = "adamw"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ class MuonGroup:
     lr: float
     beta2: float
     variant: Variant
+    kind: Literal["muon"] = "muon"
 
 
 Group = AdamWGroup | MuonGroup

@@ -16,7 +16,7 @@ from nanochat.errors import StageError
 from nanochat.model.device import runs_kernels
 from nanochat.optim import fused_adamw, fused_muon
 from nanochat.optim.adamw import adamw_update
-from nanochat.optim.groups import ADAMW_EPS, AdamWGroup, Group, MuonGroup
+from nanochat.optim.groups import AdamWGroup, Group, MuonGroup
 from nanochat.optim.muon import Orthogonalize, muon_update, polar_express, second_moment_shape, sharded_polar_express
 
 _STEP = "step"
@@ -206,7 +206,7 @@ def _update(
         group = unit.group
         if isinstance(group, AdamWGroup):
             fused = fused_adamw.fused_adamw_update if runs_kernels() else None
-            settings = {"betas": group.betas, "eps": ADAMW_EPS, "weight_decay": group.weight_decay}
+            settings = {"betas": group.betas, "eps": group.eps, "weight_decay": group.weight_decay}
             update = _guarded(adamw_update, fused, is_finite)
             new.append(update(_Values(*values), own[0], step=step, lr=lr, **settings))
         else:

@@ -3,7 +3,7 @@
 import pytest
 
 from nanochat.model.config import GPTConfig
-from nanochat.optim.groups import ADAMW_EPS, AdamWGroup, MuonGroup, OptimizerConfig, batch_scale, build_groups
+from nanochat.optim.groups import AdamWGroup, MuonGroup, OptimizerConfig, batch_scale, build_groups
 
 CONFIGS = {
     "speedrun": GPTConfig(),
@@ -71,7 +71,7 @@ def test_rates_equal_the_published_table(architecture, variant, matrices):
     for role, (lr, betas, decay) in TABLES[variant].items():
         group = groups[role]
         assert isinstance(group, AdamWGroup)
-        assert (group.lr, group.betas, group.weight_decay, ADAMW_EPS) == (pytest.approx(lr), betas, decay, 1e-10)
+        assert (group.lr, group.betas, group.weight_decay, group.eps) == (pytest.approx(lr), betas, decay, 1e-10)
     assert (groups["matrices"].lr, groups["matrices"].beta2) == pytest.approx(matrices)
     if variant == "current":
         assert set(groups["smear_backout"].names) == {"smear_gate.weight", "smear_lambda", "backout_lambda"}

@@ -44,7 +44,7 @@ def test_six_training_steps(beta2_of):
     model, groups, idx, targets = seed_c1()
     if beta2_of == "current":
         current = build_groups(model.config, OptimizerConfig(variant="current"), tokens_per_step=2**19)
-        groups = tuple(next(c for c in current if c.role == g.role) if g.role == "matrices" else g for g in groups)
+        groups = tuple(next(c for c in current if c.role == g.role) if g.kind == "muon" else g for g in groups)
     optimizer = Optimizer(groups, model.named_parameters())
     losses = []
     for _ in range(6):
