@@ -20,9 +20,10 @@ def list_names(names: Iterable[str], *, most: int = 3) -> str:
     """
     known = [*names]
     more = f" and {len(known) - most:,} more" if len(known) > most else ""
-    return ", ".join(map(_without_middle, known[:most])) + more
+    return ", ".join(without_middle(name, _MAX_NAME_CHARS) for name in known[:most]) + more
 
 
-def _without_middle(name: str) -> str:
-    half = _MAX_NAME_CHARS // 2
-    return name if len(name) <= _MAX_NAME_CHARS else f"{name[:half]}…{name[-half:]}"
+def without_middle(text: str, most_chars: int) -> str:
+    """Return a text, with an ellipsis in place of its middle if it is longer."""
+    half = most_chars // 2
+    return text if len(text) <= most_chars else f"{text[:half]}…{text[-half:]}"

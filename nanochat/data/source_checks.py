@@ -6,7 +6,7 @@ beginning is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -17,9 +17,13 @@ from nanochat.data.files.file_sizes import are_small
 from nanochat.data.files.selection.file_selection import list_reasons
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import Split, document_files, with_content
-from nanochat.data.sources import SourceSpec, as_preflight_error
+from nanochat.data.sources import SourceSpec, as_preflight_error, describe, validation_frac
 from nanochat.data.task_rows import first_rows, iter_rows, split_files
 from nanochat.errors import PreflightError
+from nanochat.plurals import several
+
+_TINY_SHARE = 0.1
+"""Of the share of the text that shall be held out. With less, the user is warned."""
 
 
 def check_documents(
@@ -35,19 +39,34 @@ def check_documents(
     with as_preflight_error(spec):
         if spec.builtin == "python-stdlib":
             return
-        paths, problems = document_files(spec, base=base).choice, RowProblems()
+        files, problems = document_files(spec, base=base), RowProblems()
 
         def reason_of(path: Path) -> str | None:
             return why_without_text(readable_files([path], base=base), spec.column, problems)
 
-        choice = with_content(paths, reason_of)
+        choice = with_content(files.choice, reason_of)
         if spec.builtin is None and not choice.used:
             bad = f"; bad rows:{shown(problems.examples)}" if problems.bad else ""
             raise PreflightError(f"no file holds text; left out: {list_reasons(choice.left_out)}{bad}")
-        is_whole = are_small(paths.paths)
+        is_whole = are_small(files.choice.paths)
+        chars: dict[Split, int] = dict.fromkeys(splits, 0)
         for split in splits:
-            for _ in islice(single_pass(spec, split, base=base, notify=notify), None if is_whole else 1):
-                pass
+            for text in islice(single_pass(spec, split, base=base, notify=notify), None if is_whole else 1):
+                chars[split] += len(text)
+        if is_whole and not files.validation:
+            _check_share(spec, chars, notify)
+
+
+def _check_share(spec: SourceSpec, chars: Mapping[Split, int], notify: Callable[[str], None]) -> None:
+    """Warn if the hash has held out far less text than it should. `chars` are the characters of both splits."""
+    total = sum(chars.values())
+    if len(chars) < 2 or chars["validation"] >= _TINY_SHARE * validation_frac(spec) * total:
+        return
+    notify(
+        f"{describe(spec)}: only {several(chars['validation'], 'character')} of {total:,} are held out, because each "
+        "document is held out whole or not at all; the validation loss says little; raise `validation.hash_frac`, or "
+        "cut long documents with `max_document_chars`"
+    )
 
 
 def check_rows(

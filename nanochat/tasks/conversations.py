@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from nanochat.data.files.bad_rows import SHOWN, allowed_bad_rows, shown
+from nanochat.data.files.bad_rows import SHOWN, allowed_bad_rows, first_of_each_file, shortened, shown
 from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.digests import LineFilter, SeenTexts
 from nanochat.data.files.file_kinds import reader_of
@@ -106,14 +106,14 @@ def read_conversations(source: SourceSpec, split: str, *, base: Path, max_exampl
                 packed.append(chat)
                 cut += [(reason.what, f"{row.where}: {reason}") for reason in reasons]
         except BadConversation as error:
-            refused.append(f"{row.where}: {error}")
+            refused.append(shortened(f"{row.where}: {error}"))
             if not isinstance(error, LeftOutRow):
                 bad.append(refused[-1])
     total = len(packed) + len(refused)
     limit = allowed_bad_rows(source.max_bad_rows, total)
     if len(bad) > limit or not packed:
         problems = bad if len(bad) > limit else refused
-        examples = "\n  ".join(problems[:SHOWN]) or "there are no rows"
+        examples = "\n  ".join(first_of_each_file(problems)[:SHOWN]) or "there are no rows"
         allowed = f"(`max_bad_rows` allows {limit:,})" if packed else "(at least one must be usable)"
         raise StageError(
             f"{describe(source)}, split `{split}`: {len(problems):,} of {several(total, 'conversation')} cannot "

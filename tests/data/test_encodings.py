@@ -108,6 +108,27 @@ def test_text_with_other_lines_in_utf8_is_damaged_and_not_in_another_encoding(fi
     assert texts == ["café\n"] and problems.bad == 50 and len(problems.examples) == 1
 
 
+def test_bad_rows_are_shown_beside_bad_files_and_once_for_the_encoding_of_a_file(files, base):
+    for i in range(4):
+        files.text(f"a{i}.txt", b"caf\xe9\n")
+    files.text(
+        "b.jsonl", b'{"text": "caf\xe9"}\n' * 2 + b'{"text": 5, "x": "' + b"y" * 9000 + b'"}\n[]\n{"text": "good"}'
+    )
+    files.text("c.txt", "fine")
+    notes = []
+    source = files.source("*", validation_hash_frac=1e-9)
+    assert len([text for split in ("train", "validation") for text in single_pass(source, split, base=base)]) == 2
+    list(single_pass(source, "train", base=base, notify=notes.append))
+    shown = [note.split(": ", 2)[2].rsplit("/", 1)[1] for note in notes[:-1]]
+    assert [text.split(": ")[0] for text in shown] == [
+        *(f"a{i}.txt:1" for i in range(4)),
+        "b.jsonl:1",
+        "b.jsonl:3",
+        "b.jsonl:4",
+    ]
+    assert notes[-1].endswith(": 8 bad rows were left out")
+
+
 def test_digest_changes_when_a_text_in_another_encoding_is_converted(files, base):
     """Its lines in ASCII do not count alone, because they are not read."""
     digests = set()

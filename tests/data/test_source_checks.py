@@ -99,6 +99,17 @@ def test_check_documents_reads_small_sources_whole_and_large_ones_to_the_first_d
     check_documents(files.source("a.jsonl", validation_hash_frac=0.5), ("train", "validation"), base=base)
 
 
+def test_check_documents_warns_if_a_hash_holds_out_next_to_nothing(files, base):
+    """Of two texts, the one with the smaller sha256 is held out. That is the short one in the first case only."""
+    files.text("notes/short.md", "short note")
+    notes = []
+    for long in ("a fourth" * 2000, "another" * 2000):
+        files.text("notes/long.md", long)
+        check_documents(files.source("notes"), ("train", "validation"), base=base, notify=notes.append)
+    (note,) = notes
+    assert "only 10 characters of 16,010 are held out" in note
+
+
 def test_check_documents_explains_a_split_without_documents(files, base):
     files.jsonl("a.jsonl", [{"text": "the only one"}])
     check_documents(files.source("a.jsonl"), ("train",), base=base)

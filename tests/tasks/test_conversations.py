@@ -95,6 +95,18 @@ def test_bad_lines_are_left_out_and_listed(tmp_path):
     assert [refused.split(": ")[0] for refused in task.refused] == [f"{path}:3", f"{path}:4"]
 
 
+def test_problems_of_long_rows_are_shortened_and_an_encoding_is_shown_once(tmp_path):
+    bad = [b'{"question": "caf\xe9", "answer": "a"}\n'] * 9
+    bad += [b'{"question": "q", "answer": "a", "tool_' + b"x" * 9000 + b'": 1}\n', b"[]\n"]
+    (tmp_path / "a.jsonl").write_bytes(b"".join(bad))
+    with pytest.raises(StageError) as caught:
+        read_conversations(SourceSpec(name="mine", path=(str(tmp_path / "a.jsonl"),)), "train", base=tmp_path)
+    heading, *problems = str(caught.value).split("\n  ")
+    assert "11 of 11 conversations cannot be used" in heading
+    assert [problem.split(": ")[0].rsplit("/", 1)[1] for problem in problems] == [f"a.jsonl:{i}" for i in (1, 10, 11)]
+    assert all(len(problem) <= 501 for problem in problems)
+
+
 def test_source_with_too_many_bad_lines_is_refused(tmp_path):
     """Ten lines of any number may be bad, or one in a hundred. The message shows the first of them."""
     good, bad = [[USER, ASSISTANT]] * 100, [[USER]] * 11

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from nanochat.errors import StageError
-from nanochat.plurals import several
+from nanochat.plurals import several, without_middle
 
 MIN_ALLOWED = 10
 """This many bad rows are always allowed."""
@@ -14,6 +15,9 @@ SHOWN = 3
 """Bad rows that a message shows."""
 SHOWN_FILES = 10
 """Bad files that are shown."""
+NOT_UTF8 = "not UTF-8"
+"""Begins the problem of a line in another encoding."""
+_MAX_PROBLEM_CHARS = 500
 
 
 @dataclass
@@ -30,6 +34,7 @@ class RowProblems:
         held_out: the number of rows that it met that say to belong to another split, as with `split: test`.
         is_counting: whether this is the first pass. The limit applies to every pass.
         shown_once: the files of which a bad line is shown that stands for all of its kind.
+        shown_numbers: how many rows and how many files are shown.
     """
 
     source: str = ""
@@ -41,6 +46,7 @@ class RowProblems:
     held_out: int = 0
     is_counting: bool = True
     shown_once: set[str] = field(default_factory=set)
+    shown_numbers: Counter[str] = field(default_factory=Counter)
 
     def add_bad(self, problem: str, number: int, what: str = "bad row", *, once: str = "") -> None:
         """Count a bad row, the `number`-th of this pass. Of those with the same `once`, only the first is shown.
@@ -50,7 +56,10 @@ class RowProblems:
         """
         if self.is_counting:
             self.bad = number
-            if len(self.examples) < (SHOWN_FILES if what == "file" else SHOWN) and once not in self.shown_once:
+            counts, most = self.shown_numbers, SHOWN_FILES if what == "file" else SHOWN
+            if counts[what] < most and once not in self.shown_once:
+                counts[what] += 1
+                problem = shortened(problem)
                 self.examples.append(problem)
                 self.notify(f"{self.source}: a {what} was left out: {problem}")
                 self.shown_once |= {once} - {""}
@@ -93,6 +102,21 @@ def allowed_bad_rows(max_frac: float, rows: int) -> int:
 
 
 def shown(problems: Sequence[str]) -> str:
-    """Return the first problems as the end of a sentence that ends with a colon."""
-    rest = len(problems) - SHOWN
-    return " " + "; ".join(problems[:SHOWN]) + (f"; and {rest:,} more" if rest > 0 else "")
+    """Return the first problems as the end of a sentence that ends with a colon. Of a file's encoding one is shown."""
+    examples = first_of_each_file(problems)[:SHOWN]
+    rest = len(problems) - len(examples)
+    return " " + "; ".join(examples) + (f"; and {rest:,} more" if rest > 0 else "")
+
+
+def first_of_each_file(problems: Iterable[str]) -> list[str]:
+    """Return the problems, of lines of one file that are not UTF-8 only the first."""
+    kept: dict[str, str] = {}
+    for problem in problems:
+        place, is_encoding, _ = problem.partition(f": {NOT_UTF8}")
+        kept.setdefault(place.rpartition(":")[0] if is_encoding else problem, problem)
+    return list(kept.values())
+
+
+def shortened(problem: str) -> str:
+    """Return a problem without the middle of the long value that it may quote."""
+    return without_middle(problem, _MAX_PROBLEM_CHARS)

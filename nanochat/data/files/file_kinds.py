@@ -41,6 +41,7 @@ _FORMATS: dict[str, _Format] = {
     ".txt": _Format("text lines", "text"),
     ".md": _Format("text lines", "text"),
     ".markdown": _Format("text lines", "text"),
+    **{f".{name}": _Format("text lines", "text") for name in ("mdown", "mdx", "mkd", "qmd", "rmd", "text", "textile")},
     ".rst": _Format("text lines", "text"),
     ".tex": _Format("text lines", "text"),
     ".org": _Format("text lines", "text"),
@@ -67,7 +68,23 @@ _UNREAD_DOCUMENTS = {
         ".pdf",
         ".ppt",
     ),
-    *(".pptx", ".ps", ".rtf", ".xls", ".xlsx", ".zip", ".7z", ".rar", ".tgz", ".db", ".sqlite"),
+    *(
+        ".pptx",
+        ".ps",
+        ".rtf",
+        ".xls",
+        ".xlsx",
+        ".zip",
+        ".7z",
+        ".rar",
+        ".tgz",
+        ".db",
+        ".sqlite",
+        ".eml",
+        ".log",
+        ".mbox",
+    ),
+    *(".msg", ".srt", ".vtt", ".wiki"),
 }
 """Suffixes of files that hold text but are not read here."""
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from nanochat.data.files.bad_rows import RowProblems
+from nanochat.data.files.bad_rows import NOT_UTF8, RowProblems
 from nanochat.data.files.cursors import Cursor
 from nanochat.data.files.file_kinds import READABLE, reader_of
 from nanochat.data.files.file_sizes import SMALL_BYTES
@@ -131,7 +131,7 @@ def _json_texts(
         except ValueError as error:
             bad += 1
             end = (line.next_byte, line.line, bad)
-            problems.add_bad(f"{line.where()}: {error}", bad)
+            problems.add_bad(f"{line.where()}: {error}", bad, once=str(path) if str(error).startswith(NOT_UTF8) else "")
             continue
         if not keeps_held_out and isinstance(line.value, dict) and (reason := held_out_by(line.value)) is not None:
             problems.add_held_out(reason, line.where)

@@ -90,15 +90,13 @@ class FileSelection:
         choice = choice.keep([file for file in choice.used if file not in documents], UNREAD_DOCUMENT)
         choice = choice.keep([file for file in choice.used if file not in {*unread}], UNREAD_KIND)
         choice = choice.keep([file for file in choice.used if file.size > 0], EMPTY)
+        if use == "text":
+            choice = _without_unusable(choice, why_unusable)
         choice = choice.keep(_without_descriptions(choice.used, use), DESCRIPTION)
-        match use:
-            case "text":
-                choice = _readable_as_text(choice, why_unusable)
-            case "rows":
-                choice = choice.keep(_without_text(choice.used), NO_ROWS)
-                choice = choice.keep(_of_first_group(choice.used), OTHER_GROUP)
-            case None:
-                choice = choice.keep(_of_first_group(choice.used), OTHER_GROUP)
+        if use == "rows":
+            choice = choice.keep(_without_text(choice.used), NO_ROWS)
+        together = _READ_TOGETHER if use == "text" else ()
+        choice = choice.keep(_of_first_group(choice.used, together), OTHER_GROUP)
         choice = choice.keep(without_copies(choice.used), COPY)
         return choice.keep(self._first_files(choice.used), "beyond `max_files`")
 
@@ -151,26 +149,17 @@ def _without_descriptions(files: Sequence[DataFile[AnyPath]], use: Use | None) -
     return [file for file in files if file not in left_out or is_one_of_many or not has_data]
 
 
-def _readable_as_text(
+def _without_unusable(
     choice: FileChoice[AnyPath], why_unusable: Callable[[DataFile[AnyPath]], str | None]
 ) -> FileChoice[AnyPath]:
-    """Return the choice of the files with documents: text, and beside it rows and tables that have the column of texts.
-
-    json files and archives are read if there is nothing else, because others of them hold settings or pictures.
-    """
-    contents = [file for file in _unchosen(choice.used) if not file.describes_others] or _unchosen(choice.used)
-    groups = {known_kind(file).group for file in contents}
-    if len(groups) < 2:
+    """Return the choice without files of rows that give no document, if others beside them do."""
+    contents = [file for file in _unchosen(choice.used) if not file.describes_others]
+    if len({known_kind(file).group for file in contents}) < 2:
+        return choice
+    reasons = {file: why_unusable(file) for file in contents if known_kind(file).has_rows}
+    if all(reasons.get(file) for file in contents):
         return choice.keep(_of_first_group(choice.used), OTHER_GROUP)
-    together = groups.intersection(_READ_TOGETHER) or {min(groups, key=GROUPS.index)}
-    others = {file for file in _unchosen(choice.used) if known_kind(file).group not in together}
-    kept = [file for file in choice.used if file not in others]
-    reasons = {file: why_unusable(file) for file in _unchosen(kept) if known_kind(file).has_rows}
-    unusable = {file for file, reason in reasons.items() if reason is not None}
-    if unusable.issuperset(kept):
-        return choice.keep(_of_first_group(choice.used), OTHER_GROUP)
-    choice = choice.keep(kept, OTHER_GROUP)
-    for reason in sorted({reasons[file] or "" for file in unusable}):
+    for reason in sorted({reason for reason in reasons.values() if reason is not None}):
         choice = choice.keep([file for file in choice.used if reasons.get(file) != reason], reason)
     return choice
 
@@ -182,15 +171,16 @@ def _without_text(files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]
     return [file for file in files if file not in texts or not has_rows]
 
 
-def _of_first_group(files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]:
+def _of_first_group(files: Sequence[DataFile[AnyPath]], together: Sequence[Group] = ()) -> list[DataFile[AnyPath]]:
     """Return the files that the recipe chooses by name or kind, and of the others those of the first group.
 
-    A txt file is read beside rows as well.
+    All groups of `together` count as one. A txt file is read beside rows as well.
     """
     contents = [file for file in _unchosen(files) if not file.describes_others] or _unchosen(files)
-    first = min((known_kind(file).group for file in contents), key=GROUPS.index, default=None)
-    left_out = {file for file in _unchosen(files) if known_kind(file).group != first}
-    if first == "rows":
+    groups = {known_kind(file).group for file in contents}
+    read = groups.intersection(together) or {min(groups, key=GROUPS.index, default="text")}
+    left_out = {file for file in _unchosen(files) if known_kind(file).group not in read}
+    if "rows" in read:
         left_out = {file for file in left_out if not _is_txt(file)}
     return [file for file in files if file not in left_out]
 
