@@ -12,11 +12,11 @@ import mlx.core as mx
 
 from nanochat.checkpoint.arrays import write_arrays
 from nanochat.checkpoint.config_file import FORMAT, load_config
+from nanochat.checkpoint.safetensors_file import read_weights
 from nanochat.errors import PreflightError
 from nanochat.model import gpt
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
-from nanochat.model.weights.safetensors_file import read_weights
 from nanochat.storage.files import new_folder, write_text
 from nanochat.storage.layout import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from nanochat.tokenizer.bpe import Tokenizer

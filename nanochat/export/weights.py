@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from nanochat.checkpoint.foreign.torch_import import PER_TOKEN
 from nanochat.errors import PreflightError
 from nanochat.export.model_config import Format, needs_code
 from nanochat.model.gpt import GPT
-from nanochat.model.weights.torch_import import PER_TOKEN
 
 _VALUE_EMBEDDING = re.compile(r"value_embeds\.(\d+)\.weight")
 _TRANSFORMERS_NAMES = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.checkpoint.model_folder import load_model_and_tokenizer
+from nanochat.checkpoint.safetensors_file import read_safetensors
 from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.conversation_rows import ConversationRows, ConversationRowsState
 from nanochat.data.packing.conversation_packer import ConversationStats
@@ -12,7 +13,6 @@ from nanochat.errors import StageError
 from nanochat.inference.engine import Engine
 from nanochat.inference.samples import sample_answers
 from nanochat.model.dispatch import FastGPT
-from nanochat.model.weights.safetensors_file import read_safetensors
 from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier

@@ -8,11 +8,11 @@ import pytest
 from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten
 
+from nanochat.checkpoint.safetensors_file import read_weights
 from nanochat.errors import StageError
 from nanochat.model import gpt
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT, attention, summed_loss, token_losses
-from nanochat.model.weights.safetensors_file import read_weights
 
 RELATIVE = 1e-4  # the golden files' tolerance, of the reference's largest absolute value
 

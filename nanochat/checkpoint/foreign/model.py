@@ -13,10 +13,10 @@ import mlx.core as mx
 
 from nanochat.checkpoint.config_file import config_from
 from nanochat.checkpoint.foreign.model_parts import ForeignModel, read_json
+from nanochat.checkpoint.foreign.torch_import import import_weights, read_tensors
 from nanochat.errors import PreflightError
 from nanochat.model.architectures import VARIANTS, Architecture
 from nanochat.model.config import GPTConfig
-from nanochat.model.weights.torch_import import import_weights, read_tensors
 
 TORCH_EPS = 2.0**-23
 """PyTorch's norms without an epsilon use the machine epsilon of float32."""

@@ -16,9 +16,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from nanochat.checkpoint.safetensors_file import read_safetensors, require_finite
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
-from nanochat.model.weights.safetensors_file import read_safetensors, require_finite
 
 _COMPILED_PREFIX = "_orig_mod."
 _BUFFERS = ("cos", "sin")

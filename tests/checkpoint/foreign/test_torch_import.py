@@ -11,11 +11,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from nanochat.checkpoint.foreign.torch_import import import_weights, read_tensors
 from nanochat.errors import PreflightError
 from nanochat.model.dispatch import FastGPT
-from nanochat.model.weights.torch_import import import_weights, read_tensors
 
 HEADER = b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+
+
+@pytest.fixture(params=["seed", "current", "portable"])
+def random_model(request, make_random_model):
+    return make_random_model(request.param)
 
 
 def state(model):

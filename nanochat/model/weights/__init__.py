@@ -1,1 +1,0 @@
-"""Weights that other programs wrote: reading safetensors files, and importing PyTorch nanochat."""
