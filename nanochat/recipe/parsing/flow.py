@@ -12,7 +12,10 @@ from nanochat.recipe.parsing.scalars import NUMBER
 
 
 class _Dumper(yaml.SafeDumper):
-    """A dumper that quotes text which YAML 1.1 or 1.2 would read as another type."""
+    """A dumper that quotes text which YAML 1.1 or 1.2 would read as another type, and writes equal values out."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
