@@ -75,7 +75,7 @@ def compile_plan(
         count_examples: returns the number of examples of a task of `sft`; default: those known without the data.
         start_models: the models that stages with `init_from` start from, by stage, as far as they are known.
     """
-    recipe = loaded.recipe
+    recipe = loaded.effective
     specs, executions, notes = _derive(loaded, start_models)
     device = device_class_of(recipe.run.device, device_class)
     execution = execution_spec(recipe.run)
@@ -130,7 +130,7 @@ def _derive(
     loaded: LoadedRecipe, start_models: Mapping[str, GPTConfig]
 ) -> tuple[list[StageSpec], dict[StageName, ExecutionSpec], list[str]]:
     """Return the specifications of the stages, how each is executed, and the notes. Raises what is wrong at once."""
-    recipe, issues = loaded.recipe, PlanIssues()
+    recipe, issues = loaded.effective, PlanIssues()
     sources = {
         name: replace(source_spec(name, section), read_as=read_as(recipe, name))
         for name, section in recipe.sources.items()

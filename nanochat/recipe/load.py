@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanochat.recipe.check.cross_references import check_references
-from nanochat.recipe.check.ineffective import find_ineffective
+from nanochat.recipe.check.ineffective import find_ineffective, without_ineffective
 from nanochat.recipe.check.sweep_checks import check_sweep
 from nanochat.recipe.check.validation import FieldProblem, validate
 from nanochat.recipe.merge.extends import read_with_bases
@@ -55,6 +55,11 @@ class LoadedRecipe:
     def locate(self, problem: FieldProblem) -> Diagnostic:
         """Return the problem with its place, which is the nearest section above if the value is a default."""
         return _locate(problem, self.origins, self.key_origins)
+
+    @functools.cached_property
+    def effective(self) -> Recipe:
+        """The recipe without the values that have no effect, from which a plan is made."""
+        return without_ineffective(self.recipe)
 
     def warnings(self) -> list[str]:
         """Return a sentence for each field that the recipe gives without an effect, with its place."""

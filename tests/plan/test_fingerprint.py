@@ -64,7 +64,8 @@ OVERRIDES = [  # and the stages that they change
         "sft.data.spelling.weight=2", "sft.init_from=other", "sft.data.spelling.validation.split=test",
     ]),
     ({"chat_eval"}, [
-        "chat_eval.suites.spelling.max_tokens=16", "chat_eval.suites.spelling.top_k=null", "chat_eval.init_from=other",
+        "chat_eval.suites.spelling.max_tokens=16", "chat_eval.suites.spelling={temperature: 1, top_k: null}",
+        "chat_eval.init_from=other",
     ]),
 ]  # fmt: skip
 

@@ -114,15 +114,39 @@ def test_fields_with_an_effect_are_not_named(overrides: list[str], tmp_path: Pat
     assert warnings(tmp_path, *overrides) == []
 
 
-def test_idle_values_of_rl_are_not_computed_with(tmp_path: Path) -> None:
-    """A clip, for example, costs a forward pass, although a single update never clips."""
+@pytest.mark.parametrize(
+    ("beside", "idle"),
+    [
+        ([], ["sources.words.column=word", "sources.rows.validation.hash_frac=0.1", "model.depth=4"]),
+        ([], ["base_eval.sample_tokens=9", "base_eval.suites.asked.fewshot_split=test"]),
+        (["pretrain.schedule.kind=constant"], ["pretrain.schedule.final_frac=0.1"]),
+        (["model.architecture=portable"], ["pretrain.optimizer.x0_lr=0.1"]),
+        (["sft.schedule.constant_frac=1.0"], ["sft.schedule.final_frac=0.1"]),
+        (
+            [f"rl={RL}", "rl.schedule.constant_frac=1.0"],
+            ["rl.clip=0.2", "rl.schedule.final_frac=0.1", "rl.reward={form: '#', form_reward: 0}"],
+        ),
+        ([], ["chat_eval.suites.letters.max_tokens=9", "chat_eval.suites.spelling={top_k: 5, num_samples: 5}"]),
+        (["export.check={prompts: [], suites: [spelling]}"], ["export.check.max_tokens=3"]),
+    ],
+)
+def test_idle_values_change_no_stage(beside: list[str], idle: list[str], tmp_path: Path) -> None:
+    """A changed one repeats no finished stage. A clip, for example, would cost a forward pass that never clips."""
     (tmp_path / "all.yaml").write_text(RECIPE)
-    idle = ["clip=0.2", "schedule.final_frac=0.1", "reward={form: '#', form_reward: 0}"]
-    plans = [
-        compile_plan(load_recipe(tmp_path / "all.yaml", [f"rl={RL}", "rl.schedule.constant_frac=1.0", *changes]))
-        for changes in ([], [f"rl.{change}" for change in idle])
-    ]
-    assert plans[0].stage("rl").spec == plans[1].stage("rl").spec
+    plain, idling = (
+        compile_plan(load_recipe(tmp_path / "all.yaml", [*beside, *changes])).stages for changes in ([], idle)
+    )
+    assert [(stage.spec, stage.identity) for stage in plain] == [(stage.spec, stage.identity) for stage in idling]
+
+
+def test_values_with_an_effect_change_their_stage(tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(RECIPE)
+    plain, changed = (
+        compile_plan(load_recipe(tmp_path / "all.yaml", [*beside, "sft.schedule.final_frac=0.1"])).stage("sft").identity
+        for beside in (["sft.schedule.constant_frac=1.0"], ["sft.schedule.constant_frac=0.9"])
+    )
+    fields = "sft.schedule.final_frac"
+    assert (plain["fields"][fields], changed["fields"][fields]) == (0.0, 0.1)
 
 
 def test_check_prints_warnings_with_their_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ no error. Not here: contradictions, which are two statements that cannot both be
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -22,6 +22,8 @@ from nanochat.recipe.schema.recipe import Recipe
 from nanochat.recipe.schema.rl_section import Rl
 from nanochat.recipe.schema.training_sections import Model, Pretrain
 from nanochat.tasks.table import TASKS
+
+Section = TypeVar("Section", bound=BaseModel)
 
 _IS_CONSTANT, _LOWER = "with `constant_frac: 1`: the learning rate never falls", "lower `constant_frac`"
 
@@ -36,6 +38,30 @@ class _Idle(NamedTuple):
     """Why, as the end of the message: "beside `kind: none`"."""
     otherwise: str
     """The way to use the fields, as the end of the advice: "use `kind: mlflow`"."""
+
+
+def without_ineffective(recipe: Recipe) -> Recipe:
+    """Return the recipe with its idle values replaced by the defaults, so that they count in no fingerprint.
+
+    A default may leave another value without an effect, such as `form_reward` after `form`.
+    """
+    while problems := list(find_ineffective(recipe, has_no_samples=False)):
+        for problem in problems:
+            recipe = _with_default(recipe, problem.path)
+    return recipe
+
+
+def _with_default(section: Section, path: KeyPath) -> Section:
+    """Return a section with the default of the field at a path below it, which may lead through maps of sections."""
+    name, *below = path
+    assert isinstance(name, str), "the idle fields lie in no list"
+    if not below:
+        value = type(section).model_fields[name].get_default()
+    elif isinstance(inner := getattr(section, name), dict):
+        value = inner | {below[0]: _with_default(inner[below[0]], tuple(below[1:]))}
+    else:
+        value = _with_default(inner, tuple(below))
+    return section.model_copy(update={name: value})
 
 
 def find_ineffective(recipe: Recipe, *, has_no_samples: bool) -> Iterator[FieldProblem]:

@@ -65,7 +65,9 @@ def test_failed_stage_keeps_its_checkpoints(bench):
     assert (folder.checkpoints / "step_00000002").is_dir()
 
 
-@pytest.mark.parametrize("change", ["run.monitor.validate_tokens=64", "run.monitor.prompts=[a, b]"])
+@pytest.mark.parametrize(
+    "change", ["run.monitor.validate_tokens=64", "run.monitor={prompts: [a, b], sample_every_steps: 2}"]
+)
 def test_monitoring_does_not_change_the_output_digest(finished, change):
     """Pretraining runs again with other monitoring, which changes its results and samples, but no later stage runs."""
     before = finished.first.records(finished.base)["pretrain"]
