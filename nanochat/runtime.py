@@ -24,9 +24,9 @@ from typing import Literal
 from nanochat.errors import PreflightError
 from nanochat.openblas import renamed_openblas
 from nanochat.plurals import several
+from nanochat.storage.file_errors import SET_BASE_DIR
 from nanochat.storage.files import find_write_problem
 
-SET_BASE_DIR = "set NANOCHAT_BASE_DIR to a folder that you may write"
 Backend = Literal["metal", "cuda", "cpu"]
 Dtype = Literal["float32", "bfloat16"]
 

@@ -58,39 +58,20 @@ def _call(command: Callable[[], None], signals: _StopSignals) -> int:
         if _follows_from_signal(error):
             return _report_stop()
         if isinstance(error, OSError) and (known := _explain(error)) is not None:
-            message, code = known
-            _print_error(f"error: {message}")
-            return code
+            _print_error(f"error: {known}")
+            return known.exit_code
         _report_bug(error)
         return BUG
     return OK
 
 
-def _explain(error: OSError) -> tuple[str, int] | None:
-    """Return the message and the exit code for an error of the file system that is not a bug. None for all others."""
-    from nanochat.runtime import SET_BASE_DIR
-    from nanochat.storage.files import DISK_FULL, is_lost_device, is_no_permission
+def _explain(error: OSError) -> NanochatError | None:
+    """Return the error to report for one of the file system that is not a bug. None for all others."""
+    from nanochat.storage.file_errors import explain_file_error
 
-    if error.errno in DISK_FULL:
-        is_too_large = error.errno == errno.EFBIG
-        what = "a file is larger than its disk or `ulimit -f` allows" if is_too_large else "the disk is full"
-        message = (
-            f"{what} ({error}). Everything saved before is intact. Free some space, for example"
-            " with `nanochat-run gc`, then run the same command again."
-        )
-        return message, StageError.exit_code
-    if error.errno == errno.ENAMETOOLONG:
-        message = f"{error.filename}: the path is longer than the file system allows; use a shorter one"
-        return message, PreflightError.exit_code
     if error.errno == errno.ENOENT and not _has_working_folder():
-        return "the working directory no longer exists; change to another one", PreflightError.exit_code
-    if is_lost_device(error):
-        message = f"{error.filename}: {error.strerror}; its disk or server fails or was removed"
-        return message, StageError.exit_code
-    if is_no_permission(error):
-        message = f"{error.filename}: {error.strerror}; if it belongs to the results, {SET_BASE_DIR}"
-        return message, PreflightError.exit_code
-    return None
+        return PreflightError("the working directory no longer exists; change to another one")
+    return explain_file_error(error)
 
 
 def _has_working_folder() -> bool:

@@ -42,7 +42,8 @@ from nanochat.runner.store.session import (
 from nanochat.runner.store.stage_cache import ResolvedStage
 from nanochat.runner.upload.upload_run import tracking_of, upload_rest, uploading
 from nanochat.runtime import check_base_dir
-from nanochat.storage.files import is_no_permission, write_text
+from nanochat.storage.file_errors import explain_file_error, is_no_permission
+from nanochat.storage.files import write_text
 
 
 def run_recipe(
@@ -132,8 +133,9 @@ def _record_failure(error: BaseException, session: Session, context: RunContext,
     Plots are left out for a user who interrupted the run and is waiting for it to end.
     """
     message, code = f"a bug: {error!r}", BUG
-    if isinstance(error, NanochatError):
-        message, code = str(error), error.exit_code
+    known = explain_file_error(error) if isinstance(error, OSError) else error
+    if isinstance(known, NanochatError):
+        message, code = str(known), known.exit_code
     try:
         session.end("interrupted" if isinstance(error, InterruptedRun) else "failed", message, code)
         write_report(Run(session.folder, session.state), context.request.base, with_plots=with_plots)

@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from nanochat.storage.files import write_bytes
+from nanochat.storage.files import read_file, write_bytes
 
 DIGEST_KEY = "content_sha256"
 _END = re.compile(rb',\n "' + DIGEST_KEY.encode() + rb'": "([0-9a-f]{64})"\n\}\n\Z')
@@ -23,7 +23,7 @@ def write_checked(path: Path, text: str, *, durable: bool = True) -> None:
 def is_digest_expected(path: Path) -> bool:
     """Return whether a file, perhaps a damaged one, was written by `write_checked`, and not by an earlier version."""
     try:
-        return DIGEST_KEY.encode() in path.read_bytes()
+        return DIGEST_KEY.encode() in read_file(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
 
@@ -31,7 +31,7 @@ def is_digest_expected(path: Path) -> bool:
 def read_checked(path: Path) -> str | None:
     """Return the text given to `write_checked`, or None if the file is missing or any byte of it has changed."""
     try:
-        raw = path.read_bytes()
+        raw = read_file(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     end = _END.search(raw)

@@ -10,7 +10,6 @@ Not here: files that grow line by line (`storage.series`, logs) and downloads th
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -20,11 +19,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from nanochat.storage.file_errors import DISK_FULL, require_file
 from nanochat.storage.locking import waiting_lock
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No space, the end of a quota, or a file that is too large for its file system (4 GB on FAT) or for `ulimit -f`."""
-_DEVICE_LOST = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE)
 _SCRATCH_PREFIX = ".writing-"
 _MAX_PID_DIGITS = 10
 _READ_BYTES = 1 << 20
@@ -60,6 +57,14 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace the content of a file by `content`; see `atomic_write`."""
     with atomic_write(path, durable=durable) as scratch:
         scratch.write_bytes(content)
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a file, without waiting for a writer if a pipe has taken its place."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    require_file(descriptor, path)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
 
 
 def move_into_place(scratch: Path, path: Path, *, durable: bool = True) -> None:
@@ -160,16 +165,6 @@ def find_write_problem(folder: Path) -> str | None:
         if error.errno in DISK_FULL:
             return None
         return f"{error.strerror}: {error.filename or folder}"
-
-
-def is_no_permission(error: OSError) -> bool:
-    """Return whether an error means that this user may not write here, or that the file system is read-only."""
-    return isinstance(error, PermissionError) or error.errno == errno.EROFS
-
-
-def is_lost_device(error: OSError) -> bool:
-    """Return whether an error about a file means that its disk fails, was unplugged, or is on a server that is gone."""
-    return error.errno in _DEVICE_LOST and error.filename is not None
 
 
 def delete(path: Path) -> None:

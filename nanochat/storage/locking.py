@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nanochat.errors import PreflightError
+from nanochat.storage.file_errors import require_file
 
 
 def lock_file(descriptor: int, path: Path, *, shared: bool = False, wait: bool = True) -> bool:
@@ -38,9 +39,19 @@ def lock_file(descriptor: int, path: Path, *, shared: bool = False, wait: bool =
 @contextmanager
 def waiting_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock of a file, which is created, and wait for it. See `lock_file`."""
-    with path.open("a+") as file:  # NFS shares locks only of files that are open for reading
-        lock_file(file.fileno(), path, shared=shared)
+    descriptor = open_lock(path)
+    try:
+        lock_file(descriptor, path, shared=shared)
         yield
+    finally:
+        os.close(descriptor)
+
+
+def open_lock(path: Path) -> int:
+    """Return the descriptor of a lock file, which is created. NFS shares locks only of files that are open to read."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    require_file(descriptor, path)
+    return descriptor
 
 
 @contextmanager

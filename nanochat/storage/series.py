@@ -33,7 +33,7 @@ class Series:
     def at(self, step: int) -> dict[str, float]:
         """Return all values of a step by name; empty if there is no such step."""
         values: dict[str, float] = {}
-        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else ():
             content = json.loads(line)
             if content["step"] == step:
                 values |= content["metrics"]
@@ -41,6 +41,6 @@ class Series:
 
     def values(self, name: str) -> list[float]:
         """Return all values of a metric, in order."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ()
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else ()
         metrics = (json.loads(line)["metrics"] for line in lines)
         return [values[name] for values in metrics if name in values]

@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nanochat.storage.files import write_text
+from nanochat.storage.files import read_file, write_text
 from nanochat.tracking.run_view import Status
 
 
@@ -26,7 +26,7 @@ class _Stored(BaseModel):
     def read(cls, path: Path) -> Self | None:
         """Return the link that was saved, or None if there is none or it cannot be read."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(read_file(path))
         except (FileNotFoundError, ValidationError):
             return None
 

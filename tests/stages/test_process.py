@@ -30,7 +30,7 @@ ERRORS = {
     "memory": (MemoryError(), OUT_OF_MEMORY, "ran out of memory (MemoryError)"),
     "memory of MLX": (RuntimeError("[malloc] Unable to allocate 9 bytes."), OUT_OF_MEMORY, "allocate 9 bytes"),
     "memory of Metal": (RuntimeError("[METAL] failed: Insufficient Memory"), OUT_OF_MEMORY, "Insufficient Memory"),
-    "full disk": (OSError(errno.ENOSPC, "No space left on device"), 4, "make room"),
+    "full disk": (OSError(errno.ENOSPC, "No space left on device"), 4, "Free some space"),
     "lost disk": (
         OSError(errno.EIO, "Input/output error", "a.txt"),
         4,

@@ -17,7 +17,8 @@ from pathlib import Path
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.formats.streams import raw_lines
 from nanochat.storage.checked_json import read_checked, write_checked
-from nanochat.storage.files import is_no_permission, sha256_of_file
+from nanochat.storage.file_errors import is_no_permission
+from nanochat.storage.files import sha256_of_file
 
 MEMORY_FILE = "file_digests.json"
 """The name of the memory file under the base folder."""

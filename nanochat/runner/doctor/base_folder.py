@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.plan.quantities import show_bytes
 from nanochat.plurals import list_names, several
@@ -15,6 +14,7 @@ from nanochat.runner.doctor.machine import existing_folder
 from nanochat.runner.store.cleanup import gc
 from nanochat.runner.store.locks import is_locked
 from nanochat.runner.store.run_catalog import list_damaged_runs, list_runs
+from nanochat.storage.file_errors import SET_BASE_DIR
 from nanochat.storage.files import find_write_problem, folder_bytes
 from nanochat.storage.layout import runs_folder
 from nanochat.storage.locking import lock_file
@@ -27,9 +27,9 @@ def examine_base_folder(base: Path) -> Iterator[Diagnosis]:
     folder = existing_folder(base)
     if (problem := find_write_problem(folder)) is not None:
         text = f"{base} cannot be written ({problem}); `ls`, `report`, `plan` and chat still read it"
-        yield Diagnosis("base folder", text, "failure", runtime.SET_BASE_DIR)
+        yield Diagnosis("base folder", text, "failure", SET_BASE_DIR)
     elif (problem := _find_lock_problem(folder)) is not None:
-        yield Diagnosis("base folder", problem, "failure", runtime.SET_BASE_DIR)
+        yield Diagnosis("base folder", problem, "failure", SET_BASE_DIR)
     else:
         state = "" if base.is_dir() else ", which the first run creates"
         yield Diagnosis("base folder", f"{base}{state}: can be written and locked")

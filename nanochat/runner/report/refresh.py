@@ -12,7 +12,7 @@ from pathlib import Path
 from nanochat.runner.report.run_report import report_text, write_report
 from nanochat.runner.report.stage_files import damaged_files
 from nanochat.runner.store.run_catalog import Run
-from nanochat.storage.files import is_no_permission
+from nanochat.storage.file_errors import is_no_permission
 
 
 @dataclass(frozen=True)

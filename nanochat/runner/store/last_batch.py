@@ -12,6 +12,7 @@ from nanochat.plan.plan import StagePlan
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.job import Job
 from nanochat.plan.stages import STAGES
+from nanochat.storage.files import read_file
 from nanochat.storage.layout import StageFolder
 
 _FIELDS_FOR_MEMORY = (
@@ -29,7 +30,7 @@ def has_automatic_batch(stage: StagePlan) -> bool:
 def last_halvings(stage: StagePlan, folder: StageFolder) -> int:
     """Return how often the last attempt to compute a stage had halved its batch."""
     try:
-        last = Job.model_validate_json(folder.job.read_bytes()).execution
+        last = Job.model_validate_json(read_file(folder.job)).execution
     except (OSError, ValidationError):  # the first attempt, or one of a version with other fields
         return 0
     is_same = all(_value(last, name) == _value(stage.execution, name) for name in _FIELDS_FOR_MEMORY)

@@ -20,8 +20,9 @@ from pydantic import BaseModel, ValidationError
 
 from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.provenance import is_alive, machine_id, this_process
+from nanochat.storage.files import read_file
 from nanochat.storage.layout import RunFolder, StageFolder, SweepFolder
-from nanochat.storage.locking import lock_file, waiting_lock
+from nanochat.storage.locking import lock_file, open_lock, waiting_lock
 
 _POLL_SECONDS = 0.1
 ORPHAN_WAIT_SECONDS = 30.0
@@ -103,7 +104,7 @@ def is_locked(folder: StageFolder | RunFolder | SweepFolder) -> bool:
 def read_owner(path: Path) -> Owner | None:
     """Return the process that holds the lock on a file, or died while holding it. None if no process did."""
     try:
-        return Owner.model_validate_json(path.read_bytes())
+        return Owner.model_validate_json(read_file(path))
     except (FileNotFoundError, ValidationError):
         return None
 
@@ -135,7 +136,7 @@ def _acquire(path: Path, what: str, orphan_wait_seconds: float) -> int:
     began = time.monotonic()
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = open_lock(path)
         if lock_file(descriptor, path, wait=False):
             if _is_current(descriptor, path):
                 return descriptor

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nanochat.errors import PreflightError
 from nanochat.runner.store.locks import claims
-from nanochat.storage.files import write_text
+from nanochat.storage.files import read_file, write_text
 from nanochat.storage.layout import run_folders
 
 _FETCHED = "fetched"
@@ -64,7 +64,7 @@ def _fetched_lists(base: Path) -> list[Path]:
 def _read(path: Path) -> tuple[Path | None, set[str]]:
     """Return the recipe for which a list counts, or None, and the names of the folders."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_file(path))
         recipe = content["recipe"]
         return None if recipe is None else Path(recipe), {str(name) for name in content["folders"]}
     except (OSError, ValueError, KeyError, TypeError) as error:

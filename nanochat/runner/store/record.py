@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, computed
 from nanochat.plan.fingerprint import fingerprint_document
 from nanochat.plan.stages import training_stages
 from nanochat.storage.checked_json import read_checked, write_checked
-from nanochat.storage.files import sync, write_text
+from nanochat.storage.files import read_file, sync, write_text
 from nanochat.storage.integrity import FileDigest, describe_file
 from nanochat.storage.layout import FINGERPRINT_CHARS, RESULT_FILE, RUN_STAGES, SAMPLES_FILE, StageFolder
 
@@ -138,7 +138,7 @@ _T = TypeVar("_T", bound=BaseModel)
 def read_stored(path: Path, model: type[_T]) -> _T | None:
     """Return the content of a file, or None if it is damaged or missing."""
     try:
-        return model.model_validate_json(path.read_bytes())
+        return model.model_validate_json(read_file(path))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
         return None
 

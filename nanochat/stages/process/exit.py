@@ -11,9 +11,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from nanochat.errors import BUG, OK, OUT_OF_MEMORY, NanochatError, PreflightError, StageError
+from nanochat.errors import BUG, OK, OUT_OF_MEMORY, NanochatError
 from nanochat.plan.specs.job import Job
-from nanochat.storage.files import DISK_FULL, is_lost_device, is_no_permission, write_text
+from nanochat.storage.file_errors import explain_file_error
+from nanochat.storage.files import write_text
 from nanochat.storage.layout import StageFolder
 
 _OUT_OF_MEMORY_TEXTS = (
@@ -37,13 +38,8 @@ def run_guarded(job: Job, run: Callable[[], None]) -> int:
     except Exception as error:  # noqa: BLE001 -- the outermost frame of a process must report every error
         if _is_out_of_memory(error):
             return _report(folder, f"{stage} ran out of memory ({str(error) or type(error).__name__})", OUT_OF_MEMORY)
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            return _report(folder, _disk_full_message(stage, error), StageError.exit_code)
-        if isinstance(error, OSError) and is_no_permission(error):
-            return _report(folder, f"{stage}: {error.filename}: {error.strerror}", PreflightError.exit_code)
-        if isinstance(error, OSError) and is_lost_device(error):
-            message = f"{stage}: {error.filename}: {error.strerror}; its disk or server fails or was removed"
-            return _report(folder, message, StageError.exit_code)
+        if isinstance(error, OSError) and (known := explain_file_error(error)) is not None:
+            return _report(folder, f"{stage}: {known}", known.exit_code)
         return _report(folder, traceback.format_exc(), BUG)
     return OK
 
@@ -56,13 +52,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def reports_out_of_memory(text: str) -> bool:
     """Return whether a message, or the end of a log, says that memory ran out."""
     return any(part in text.lower() for part in _OUT_OF_MEMORY_TEXTS)
-
-
-def _disk_full_message(stage: str, error: OSError) -> str:
-    return (
-        f"{stage}: no space left ({error})\n"
-        "  what was saved before is intact; make room (`nanochat-run gc`), then the same command continues"
-    )
 
 
 def _report(folder: StageFolder, message: str, code: int) -> int:

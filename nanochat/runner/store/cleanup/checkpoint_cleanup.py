@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from nanochat.errors import LockError
 from nanochat.plan.specs.job import Job
 from nanochat.runner.store.locks import stage_lock
+from nanochat.storage.files import read_file
 from nanochat.storage.layout import StageFolder
 
 _DELETING = ".deleting-checkpoints"
@@ -39,6 +40,6 @@ def sweep_checkpoints(folder: StageFolder) -> None:
 def _keeps_checkpoints(folder: StageFolder) -> bool:
     """Return whether the run that computed the stage asked to keep checkpoints. True if its job cannot be read."""
     try:
-        return Job.model_validate_json(folder.job.read_bytes()).execution.checkpoint_keep_when_done
+        return Job.model_validate_json(read_file(folder.job)).execution.checkpoint_keep_when_done
     except (FileNotFoundError, ValidationError):
         return True

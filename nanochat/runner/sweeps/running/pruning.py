@@ -20,6 +20,7 @@ from nanochat.plan.specs.training import PretrainSpec, SftSpec
 from nanochat.plan.stages import training_stages
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.sweeps.results.cell_results import CellResult, Setting
+from nanochat.storage.files import read_file
 from nanochat.storage.layout import StageFolder
 from nanochat.storage.series import TRAIN_LOSS
 from nanochat.tracking.points import read_points
@@ -58,7 +59,7 @@ def _losses_in(folder: StageFolder, steps: int) -> Iterator[tuple[int, float]]:
 def _steps(folder: StageFolder) -> int | None:
     """Return how many steps a stage trains for, None if that is not known."""
     try:
-        spec = Job.model_validate_json(folder.job.read_bytes()).spec
+        spec = Job.model_validate_json(read_file(folder.job)).spec
     except (OSError, ValidationError):
         return None
     match spec:
