@@ -2,7 +2,7 @@
 
 `multiple_choice` compares what follows the prompts' common beginning, and `schema` compares their common end.
 `language_modeling` asks that every token of the continuation be the most likely one. Not here: how prompts are written
-(`nanochat.tasks.core`).
+(`nanochat.tasks.core_bundle`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nanochat.evals.continuations import (
 from nanochat.evals.metrics import Score
 from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
 from nanochat.model.dispatch import FastGPT
-from nanochat.tasks.core import CoreKind, CorePrompts
+from nanochat.tasks.core_bundle import CoreKind, CorePrompts
 from nanochat.tokenizer.bpe import Tokenizer
 
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 
 from nanochat.inference.engine import Engine
-from nanochat.inference.samples import sample_continuations
+from nanochat.inference.sample_texts import sample_continuations
 from nanochat.model.dispatch import FastGPT
 from nanochat.plan.specs.evaluation import BaseEvalSpec
 from nanochat.plan.specs.job import Job

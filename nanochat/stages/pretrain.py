@@ -17,7 +17,7 @@ from nanochat.data.sources import SourceSpec
 from nanochat.data.token_cache.cache import cached_stream
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.inference.engine import Engine
-from nanochat.inference.samples import sample_continuations
+from nanochat.inference.sample_texts import sample_continuations
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import build_groups

@@ -11,7 +11,7 @@ from nanochat.data.loaders.conversation_rows import ConversationRows, Conversati
 from nanochat.data.packing.conversation_packer import ConversationStats
 from nanochat.errors import StageError
 from nanochat.inference.engine import Engine
-from nanochat.inference.samples import sample_answers
+from nanochat.inference.sample_texts import sample_answers
 from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer

@@ -1,6 +1,7 @@
 """Builds a task from its name and its source, and checks that a source has what a task needs.
 
-Not here: tasks of base models, which compare the likelihood of options (`multiple_choice.base_models` and `core`).
+Not here: tasks of base models, which compare the likelihood of options (`multiple_choice.base_models` and
+`core_bundle`).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Ui:
 
     def __init__(self, monkeypatch, capsys) -> None:
         self._patch, self._capsys = monkeypatch, capsys
-        monkeypatch.setattr("nanochat.cli.verbs.program_commands._serve", self._serve)
+        monkeypatch.setattr("nanochat.cli.verbs.machine_commands._serve", self._serve)
         self.environment: dict[str, str] = {}
         self.command: list[str] = []
 
@@ -207,8 +207,8 @@ def test_line_at_the_end_of_a_run_names_a_command_that_shows_it(ui, fresh_databa
 def serve(monkeypatch, folder: Path, code: str) -> int:
     """Return the exit code of the command with a program in place of the server."""
     server = PageServer([sys.executable, "-S", "-c", code], {}, folder, "open the page")
-    monkeypatch.setattr("nanochat.cli.verbs.program_commands.page_server", lambda *_: server)
-    monkeypatch.setattr("nanochat.cli.verbs.program_commands.runtime.set_environment", monkeypatch.setenv)
+    monkeypatch.setattr("nanochat.cli.verbs.machine_commands.page_server", lambda *_: server)
+    monkeypatch.setattr("nanochat.cli.verbs.machine_commands.runtime.set_environment", monkeypatch.setenv)
     return main(["ui"])
 
 

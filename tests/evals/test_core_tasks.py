@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nanochat.evals.core_tasks import evaluate_core_task, find_continuations
-from nanochat.tasks.core import CorePrompts
+from nanochat.tasks.core_bundle import CorePrompts
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "core_prompts.json").read_text())
 CASES = GOLDEN["cases"]

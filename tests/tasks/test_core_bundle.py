@@ -10,7 +10,7 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
-from nanochat.tasks.core import (
+from nanochat.tasks.core_bundle import (
     build_core_prompts,
     bundle_folder,
     fewshot_indices,

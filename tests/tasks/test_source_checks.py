@@ -12,7 +12,7 @@ import pytest
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.tasks.build import check_task
-from nanochat.tasks.core import check_bundle
+from nanochat.tasks.core_bundle import check_bundle
 from nanochat.tasks.multiple_choice.base_models import check_choices
 
 ARC = {"id": "1", "question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}

@@ -49,8 +49,8 @@ MACHINE = (
         "doctor_commands.doctor",
         ("doctor",),
     ),
-    Verb("ui", "browse results in MLflow", "program_commands.ui", ("ui", "ui --uri sqlite:///mlflow.db"), _ui),
-    Verb("verify", "check this machine's arithmetic in seven ways", "program_commands.verify", ("verify",), add_device),
+    Verb("ui", "browse results in MLflow", "machine_commands.ui", ("ui", "ui --uri sqlite:///mlflow.db"), _ui),
+    Verb("verify", "check this machine's arithmetic in seven ways", "machine_commands.verify", ("verify",), add_device),
     Verb(
         "schema",
         "print the JSON Schema of recipes, for editors",

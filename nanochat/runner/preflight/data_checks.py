@@ -23,7 +23,7 @@ from nanochat.plan.specs.suites import (
 )
 from nanochat.plan.stages import STAGES
 from nanochat.tasks.build import check_task
-from nanochat.tasks.core import check_bundle
+from nanochat.tasks.core_bundle import check_bundle
 from nanochat.tasks.custom.questions import check_questions
 from nanochat.tasks.multiple_choice.base_models import check_choices
 

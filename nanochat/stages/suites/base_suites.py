@@ -27,7 +27,7 @@ from nanochat.plan.specs.suites import (
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.suites.held_out_text import held_out_batches
 from nanochat.stages.suites.suite_runner import Suite, SuiteResult, Tick, suite_result
-from nanochat.tasks.core import build_core_prompts, bundle_folder, read_bundle
+from nanochat.tasks.core_bundle import build_core_prompts, bundle_folder, read_bundle
 from nanochat.tasks.custom.questions import read_choice_items
 from nanochat.tasks.multiple_choice.base_models import ChoiceItem, build_choice_items
 from nanochat.tasks.table import TASKS

@@ -19,7 +19,7 @@ from nanochat.data.places import archives
 from nanochat.data.places.archives import unpack
 from nanochat.data.sources import SourceSpec, fetch, resolve_files
 from nanochat.errors import PreflightError
-from nanochat.tasks.core import bundle_folder, check_bundle, read_bundle, read_items
+from nanochat.tasks.core_bundle import bundle_folder, check_bundle, read_bundle, read_items
 
 LINES = [b'{"text": "text %d"}\n' % i for i in range(100)]
 FILES = {"texts/train/a.jsonl": b"".join(LINES[:50]), "texts/train/b.jsonl": b"".join(LINES[50:]), "texts/empty": b""}
