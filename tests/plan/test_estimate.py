@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nanochat.inference import batch_sizes
 from nanochat.model.config import GPTConfig
 from nanochat.plan.compile import compile_plan
-from nanochat.plan.estimate.device_classes import DeviceClass
+from nanochat.plan.estimate.device_classes import DeviceClass, decode_seconds
 from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.estimate.memory import evaluation, sizes, training
 from nanochat.plan.plan import Plan
@@ -400,6 +400,22 @@ def test_plan_counts_only_as_much_held_out_text_as_there_is(compiled: Compile) -
     monitored = plan.stage("pretrain").estimate.suite_seconds
     assert monitored == pytest.approx(4 / 3 * 10_000 * QUICK.flops_per_token() / 3 / 40e9)
     assert compiled().stage("base_eval").estimate.tokens == 77_377
+
+
+@pytest.mark.parametrize(
+    ("config", "device", "rows", "measured"),
+    [
+        (GPTConfig.from_depth(12), "cuda", 1, (885, 1_072)),
+        (GPTConfig.from_depth(12), "cuda", 32, (31_722, 34_020)),
+        (QUICK, "cpu", 1, (694, 825)),
+    ],
+)
+def test_speed_of_decoding_is_near_that_of_measured_devices(
+    config: GPTConfig, device: DeviceClass, rows: int, measured: tuple[int, int]
+) -> None:
+    """Tokens per second of H100s and of a 64-core Xeon, from `tests/benchmarks/results`."""
+    seconds = decode_seconds(config, 1_000, rows, "float32" if device == "cpu" else "bfloat16", device)
+    assert 0.85 * measured[0] < 1_000 / seconds < 1.15 * measured[1]
 
 
 def test_training_memory_with_checkpointing_counts_one_block_and_all_inputs() -> None:

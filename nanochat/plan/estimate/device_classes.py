@@ -19,9 +19,10 @@ _USABLE_FRAC = 0.8
 _METAL_USABLE_FRAC = 0.9
 """Share of the memory that macOS recommends for the GPU, beyond which a process may be aborted."""
 _LARGE_MAC_BYTES = 36 * 2**30
-_LAYER_SECONDS = 2e-4
-"""Assumed time of a layer in a decoding step, beyond reading its weights. An H200 needs less than 6e-5: 12 layers, one
-row, 1,534 tokens per second (tests/benchmarks/results/gpu_inference.md)."""
+_LAYER_SECONDS: dict[DeviceClass, float] = {"cpu": 2e-4, "metal": 2e-4, "cuda": 7.5e-5}
+"""Time of a layer in a decoding step, beyond reading its weights. Fitted to 885 to 1,072 tokens per second with one row
+and 31,722 to 34,020 with 32 rows on H100s, at the speedrun's size (tests/benchmarks/results/gpu_inference.md), and to
+825 with one row on a CPU, at the quickstart's size (cpu.md). Assumed for Metal."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ RATES: dict[DeviceClass, Rate] = {
 def decode_seconds(config: GPTConfig, tokens: int, rows: int, dtype: Dtype, device: DeviceClass) -> float:
     """Return the time to decode `tokens` tokens, `rows` at a time: the weights are read once per step."""
     weights = config.num_scaling_parameters() * VALUE_BYTES[dtype]
-    return tokens / rows * (_LAYER_SECONDS * config.n_layer + weights / RATES[device].bytes_per_second)
+    return tokens / rows * (_LAYER_SECONDS[device] * config.n_layer + weights / RATES[device].bytes_per_second)
 
 
 def usable_bytes(device: DeviceClass, memory_bytes: int, *, recommended_bytes: int | None = None) -> int:
