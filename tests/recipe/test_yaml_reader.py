@@ -66,13 +66,28 @@ def test_lines_are_counted_with_any_line_break(line_break):
     assert origins_of(node)[1]["b",].line == 3
 
 
+def test_an_alias_repeats_its_anchor():
+    assert _plain("a: &x {b: 1}\nc: *x") == {"a": {"b": 1}, "c": {"b": 1}}
+
+
+def test_aliases_that_expand_to_too_many_values_are_refused():
+    """Nine levels of nine aliases would expand to 387 million values."""
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)]
+    assert _codes("\n".join(lines)) == ["too-large"]
+
+
+def test_aliases_that_nest_too_deeply_are_refused():
+    lines = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 80)]
+    assert _codes("\n".join(lines)) == ["too-deep"]
+    assert _codes("\n".join(lines[:60])) == []
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [
         ("a: &x [*x]", "yaml-feature"),
-        ("&x a: 1", "yaml-feature"),
-        ("a: *x", "yaml-feature"),
-        (f"[{'x, ' * 5000}]", "too-large"),
+        ("&x a: *x", "yaml-feature"),
         ("a: !!python/name:os.system x", "yaml-feature"),
         ("a: ! x", "yaml-feature"),
         ("%TAG ! tag:x,2000:\n---\na: !y x", "yaml-feature"),

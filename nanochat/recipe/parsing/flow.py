@@ -12,10 +12,7 @@ from nanochat.recipe.parsing.scalars import NUMBER
 
 
 class _Dumper(yaml.SafeDumper):
-    """A dumper that quotes text which YAML 1.1 or 1.2 would read as another type, and writes equal values out."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
+    """A dumper that quotes text which YAML 1.1 or 1.2 would read as another type."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

@@ -1,13 +1,14 @@
 """Reads YAML 1.2 strictly into a tree in which every key and value knows its line and column.
 
-Other features than maps, lists and scalars are refused with a reason: tags, anchors, aliases, several documents
-and repeated keys. Nothing in a file can run code.
+Other features than maps, lists, scalars and aliases are refused with a reason: tags, merge keys, several documents,
+repeated keys, and aliases that contain themselves or expand to too many values. Nothing in a file can run code.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -54,14 +55,25 @@ class _Loader(yaml.SafeLoader):
         super().fetch_flow_collection_start(TokenClass)
 
 
+@dataclass(frozen=True)
+class _Anchor:
+    """A node that aliases can repeat, or None while it is being read. `nodes` and `height` count expanded aliases."""
+
+    node: Node | None
+    nodes: int = 0
+    height: int = 0
+
+
 class _Builder:
-    """Builds the tree from the parser's events."""
+    """Builds the tree from the parser's events, and counts nodes as if aliases were written out."""
 
     def __init__(self, text: Text, skip: int) -> None:
         self.diagnostics: list[Diagnostic] = []
         self._text = text
         self._skip = skip
+        self._anchors: dict[str, _Anchor] = {}
         self._nodes = 0
+        self._height = 0
 
     def document(self) -> Node:
         self._check_characters()
@@ -93,8 +105,23 @@ class _Builder:
             raise refusal("yaml-syntax", message, self._at(mark.line, mark.column), help_) from None
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event, depth)
         assert isinstance(event, yaml.NodeEvent)
-        self._check_node(event, depth if isinstance(event, yaml.ScalarEvent) else depth + 1)
+        is_leaf = isinstance(event, yaml.ScalarEvent)
+        self._count(1, depth if is_leaf else depth + 1, event)
+        anchor, before, outer = event.anchor, self._nodes, self._height
+        if anchor is not None:
+            self._anchors[anchor] = _Anchor(None)
+        self._height = depth if is_leaf else depth + 1
+        self._refuse_tag(event)
+        node = self._content(event, depth)
+        if anchor is not None:
+            self._anchors[anchor] = _Anchor(node, self._nodes - before + 1, self._height - depth)
+        self._height = max(self._height, outer)
+        return node
+
+    def _content(self, event: yaml.Event, depth: int) -> Node:
         if isinstance(event, yaml.ScalarEvent):
             return Node(self._scalar(event), self._origin(event))
         if isinstance(event, yaml.MappingStartEvent):
@@ -130,7 +157,14 @@ class _Builder:
             self._node(event, depth + 1)
             self._report("yaml-feature", "a key must be text, not a map or a list", origin)
             return None
-        self._check_node(event, depth)
+        self._count(1, depth, event)
+        self._refuse_tag(event)
+        if event.anchor is not None:
+            self._report("yaml-feature", "an anchor belongs on a value, not on a key", origin)
+        if event.implicit[0] and event.value == "<<":
+            help_ = "use `extends` to share fields between files, or repeat the fields"
+            self._report("yaml-feature", "merge keys (`<<`) are not part of YAML 1.2", origin, help_)
+            return None
         if event.implicit[0] and event.value == "":
             self._report("yaml-syntax", "there is no key before this `:`", origin)
             return None
@@ -151,23 +185,30 @@ class _Builder:
             return _NEVER_IN_A_VALUE.sub("", value)
         return value
 
-    def _check_node(self, event: yaml.NodeEvent, depth: int) -> None:
-        """Count a node, and refuse a tag, an anchor or an alias."""
+    def _alias(self, event: yaml.AliasEvent, depth: int) -> Node:
         origin = self._origin(event)
-        self._nodes += 1
+        anchor = self._anchors.get(event.anchor or "")
+        if anchor is None:
+            raise refusal("yaml-syntax", f"there is no anchor `&{event.anchor}` above this alias", origin)
+        if anchor.node is None:
+            raise refusal("yaml-feature", f"`*{event.anchor}` contains itself", origin)
+        self._count(anchor.nodes, depth + anchor.height, event)
+        self._height = max(self._height, depth + anchor.height)
+        return anchor.node
+
+    def _count(self, nodes: int, depth: int, event: yaml.Event) -> None:
+        self._nodes += nodes
         if self._nodes > MAX_NODES:
-            raise refusal("too-large", f"the recipe has more than {MAX_NODES} values", origin)
+            message = f"the recipe has more than {MAX_NODES} values, counting expanded aliases"
+            raise refusal("too-large", message, self._origin(event))
         if depth > MAX_DEPTH:
-            raise refusal("too-deep", _TOO_DEEP, origin)
-        if event.anchor is not None:
-            sign = "*" if isinstance(event, yaml.AliasEvent) else "&"
-            message = f"anchors and aliases (here `{sign}{event.anchor}`) are not allowed in recipes"
-            help_ = "use `vars` or `extends` to share values; put text that begins with `&` or `*` in quotes"
-            raise refusal("yaml-feature", message, origin, help_)
+            raise refusal("too-deep", _TOO_DEEP, self._origin(event))
+
+    def _refuse_tag(self, event: yaml.NodeEvent) -> None:
         if (tag := getattr(event, "tag", None)) is not None:
             tag = tag.replace("tag:yaml.org,2002:", "!!")
             help_ = "remove the tag; put text that looks like a number in quotes"
-            self._report("yaml-feature", f"tags (here `{tag}`) are not allowed in recipes", origin, help_)
+            self._report("yaml-feature", f"tags (here `{tag}`) are not allowed in recipes", self._origin(event), help_)
 
     def _check_characters(self) -> None:
         for number, line in enumerate(self._text.lines, start=1):
