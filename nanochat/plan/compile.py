@@ -31,7 +31,7 @@ from nanochat.plan.estimate.text_sizes import TextSizes, find_text_sizes
 from nanochat.plan.fingerprint import identity
 from nanochat.plan.fitting import check_distributed
 from nanochat.plan.plan import Plan, StagePlan
-from nanochat.plan.source_reading import read_as
+from nanochat.plan.source_specs import source_specs
 from nanochat.plan.specs.base import StageName
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.job import StageSpec, stage_sources
@@ -104,26 +104,19 @@ def compile_plan(
             *notes,
             *estimate_notes(stages, totals, execution, device),
             *(memory_notes(stages, device, memory_bytes, available_bytes) if memory_bytes and available_bytes else ()),
-            *held_out_notes(stages, sizes.held_out),
-            *repetition_notes(stages, sizes.training),
-            *chat_repetition_notes(stages, sizes.training),
-            *mixture_notes(stages, count_examples, sizes.training),
+            *_data_notes(stages, sizes, count_examples),
         ),
     )
 
 
-def source_spec(name: str, section: schema.Source) -> SourceSpec:
-    """Return the specification of a source, which also holds the default for its held-out documents."""
-    validation = section.validation
-    return SourceSpec(
-        name=name,
-        path=(section.path,) if isinstance(section.path, str) else section.path,
-        chat_map=section.map.chat_texts() if section.map else (),
-        question_map=section.map.question_texts() if section.map else (),
-        validation_shard=validation.shard if validation else None,
-        validation_hash_frac=validation.hash_frac if validation else None,
-        **section.model_dump(exclude={"path", "map", "validation"}),
-    )
+def _data_notes(stages: Sequence[StagePlan], sizes: TextSizes, count_examples: ExampleCount) -> list[str]:
+    """Return notes on how often the data are read, and on what is little of them."""
+    return [
+        *held_out_notes(stages, sizes.held_out),
+        *repetition_notes(stages, sizes.training),
+        *chat_repetition_notes(stages, sizes.training),
+        *mixture_notes(stages, count_examples, sizes.training),
+    ]
 
 
 def _derive(
@@ -131,14 +124,12 @@ def _derive(
 ) -> tuple[list[StageSpec], dict[StageName, ExecutionSpec], list[str]]:
     """Return the specifications of the stages, how each is executed, and the notes. Raises what is wrong at once."""
     recipe, issues = loaded.effective, PlanIssues()
-    sources = {
-        name: replace(source_spec(name, section), read_as=read_as(recipe, name))
-        for name, section in recipe.sources.items()
-    }
     config = derive_recipe_model(recipe, issues, knows_start="pretrain" in start_models)
     if config is not None and (start := start_models.get("pretrain")) is not None and not issues.problems:
         check_pretrain_start(recipe, start, config, issues)
-    given = Derivation(recipe=recipe, sources=sources, config=config, start_models=start_models, issues=issues)
+    given = Derivation(
+        recipe=recipe, sources=source_specs(recipe), config=config, start_models=start_models, issues=issues
+    )
     execution = execution_spec(recipe.run)
     monitored: Mapping[str, ExecutionSpec] = {}
     specs = _derive_specs(given) if not issues.problems else []

@@ -13,7 +13,7 @@ import yaml
 from nanochat.data.ingest.convert import convert
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import RecipeError, StageError
-from nanochat.plan.compile import source_spec
+from nanochat.plan.source_specs import source_spec
 from nanochat.recipe.load import load_recipe
 from nanochat.tasks.chat_forms.chat_rows import parse_row
 from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow

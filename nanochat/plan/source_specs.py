@@ -1,17 +1,38 @@
-"""What a recipe reads a source as: the name of the source occurs in its data, tasks and suites."""
+"""The specifications of a recipe's sources, with what it reads each one as: text, chats or other rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from nanochat.recipe.schema.recipe import Recipe
+from nanochat.data.sources import SourceSpec
+from nanochat.recipe.schema.recipe import Recipe, Source
 from nanochat.tasks.table import TASKS
 
 _SECTIONS = ("base_eval", "sft", "rl", "chat_eval")
 
 
-def read_as(recipe: Recipe, name: str) -> Literal["text", "chats", "rows"] | None:
+def source_specs(recipe: Recipe) -> dict[str, SourceSpec]:
+    """Return the specification of each source by its name."""
+    return {name: source_spec(name, section, _read_as(recipe, name)) for name, section in recipe.sources.items()}
+
+
+def source_spec(name: str, section: Source, read_as: Literal["text", "chats", "rows"] | None = None) -> SourceSpec:
+    """Return the specification of a source, which also holds the default for its held-out documents."""
+    validation = section.validation
+    return SourceSpec(
+        name=name,
+        path=(section.path,) if isinstance(section.path, str) else section.path,
+        chat_map=section.map.chat_texts() if section.map else (),
+        question_map=section.map.question_texts() if section.map else (),
+        validation_shard=validation.shard if validation else None,
+        validation_hash_frac=validation.hash_frac if validation else None,
+        read_as=read_as,
+        **section.model_dump(exclude={"path", "map", "validation"}),
+    )
+
+
+def _read_as(recipe: Recipe, name: str) -> Literal["text", "chats", "rows"] | None:
     """Return what a source is read as; None if it is several of these, words or a bundle. An unused one is text.
 
     Suites that only monitor training must not change what is computed: they count for a source without another use.
