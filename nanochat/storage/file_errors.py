@@ -10,6 +10,10 @@ from pathlib import Path
 from nanochat.errors import NanochatError, PreflightError, StageError
 
 SET_BASE_DIR = "set NANOCHAT_BASE_DIR to a folder that you may write"
+REMOVE_RUNS = (
+    "delete the folders of runs that you do not need in `runs/` of the base folder, and type `nanochat-run gc`, which "
+    "deletes their results"
+)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space, the end of a quota, or a file that is too large for its file system (4 GB on FAT) or for `ulimit -f`."""
 _DEVICE_LOST = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE)
@@ -21,8 +25,8 @@ def explain_file_error(error: OSError) -> NanochatError | None:
         is_too_large = error.errno == errno.EFBIG
         what = "a file is larger than its disk or `ulimit -f` allows" if is_too_large else "the disk is full"
         return StageError(
-            f"{what} ({error}). Everything saved before is intact. Free some space, for example"
-            " with `nanochat-run gc`, then run the same command again."
+            f"{what} ({error}). Everything saved before is intact. Free some space: {REMOVE_RUNS}. Then run the same "
+            "command again."
         )
     if error.errno == errno.ENAMETOOLONG:
         return PreflightError(f"{error.filename}: the path is longer than the file system allows; use a shorter one")

@@ -38,6 +38,11 @@ def fail_with(request, monkeypatch, tmp_path):
     return call
 
 
+def test_full_disk_says_how_to_make_room(fail_with, capsys):
+    assert fail_with(OSError(28, "No space left on device")) == 4
+    assert "in `runs/` of the base folder, and type `nanochat-run gc`" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

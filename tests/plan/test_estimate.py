@@ -336,8 +336,8 @@ def test_estimates_for_other_devices_know_that_the_text_is_small(compiled: Compi
     [
         (
             14,
-            "about 14 times: beyond 4 passes a model mostly learns it by heart; lower `pretrain.horizon` (tokens: 429K "
-            "are 4 passes), or add text",
+            "about 14 times: beyond 4 passes a model mostly learns it by heart; lower `pretrain.horizon` (4 passes "
+            "are about 429K tokens), or add text",
         ),
         (4, "about 4 times"),
         (1, None),
@@ -355,8 +355,8 @@ def test_plan_says_how_often_a_small_text_is_read(compiled: Compile, passes: int
     [
         (
             61_000,
-            "10 times or more: the model learns the answers by heart; lower `sft.horizon` (tokens: 161K are 4 passes), "
-            "or add chats",
+            "10 times or more: the model learns the answers by heart; lower `sft.horizon` (4 passes are about "
+            "161K tokens), or add chats",
         ),
         (305_000, None),
     ],

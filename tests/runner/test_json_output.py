@@ -87,6 +87,19 @@ def test_ls_shows_status_stages_and_what_is_not_reproducible(runs, monkeypatch, 
     assert "not reproducible" not in lines["tiny"] + lines["lost"]
 
 
+def test_ls_tells_a_reader_how_to_remove_a_run(runs, monkeypatch, capsys):
+    """A program that counts lines does not see it."""
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(runs.base))
+    shown = []
+    for is_terminal in (False, True):
+        monkeypatch.setattr("sys.stdout.isatty", lambda answer=is_terminal: answer)
+        assert main(["ls"]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[1].startswith(shown[0])
+    hint = f"to remove a run, delete its folder in {runs.base / 'runs'}; `nanochat-run gc` deletes its results\n"
+    assert shown[1].removeprefix(shown[0]) == hint
+
+
 def test_ls_shows_scores_and_not_their_counts(runs, monkeypatch, capsys):
     """The base evaluation's `bpb` comes with the bytes and tokens that it was measured on."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def ls(options: argparse.Namespace) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+    if sys.stdout.isatty():  # for a reader: programs count lines
+        print(f"to remove a run, delete its folder in {runs_folder(base)}; `nanochat-run gc` deletes its results")
 
 
 def report(options: argparse.Namespace) -> None:

@@ -190,4 +190,5 @@ def chat_repetition_notes(stages: Sequence[StagePlan], chars: Mapping[str, int])
 
 def _shorter(stage: str, tokens: int, passes: int) -> str:
     """Return the horizon with which a stage that makes `passes` of some text in `tokens` makes only a few of them."""
-    return f"lower `{stage}.horizon` (tokens: {show_count(tokens * _MANY_PASSES / passes)} are {_MANY_PASSES} passes)"
+    few = show_count(tokens * _MANY_PASSES / passes)
+    return f"lower `{stage}.horizon` ({_MANY_PASSES} passes are about {few} tokens)"

@@ -21,6 +21,7 @@ from nanochat.errors import PreflightError
 from nanochat.plan.quantities import show_bytes
 from nanochat.runner.doctor.diagnosis import Diagnosis
 from nanochat.runner.store.provenance import describe_version
+from nanochat.storage.file_errors import REMOVE_RUNS
 from nanochat.tools.sandbox.run import find_isolation
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -75,7 +76,7 @@ def _disk(base: Path) -> Diagnosis:
     free = shutil.disk_usage(existing_folder(base)).free
     text = f"{show_bytes(free)} free for {base}"
     if free < _LOW_DISK_BYTES:
-        return Diagnosis("disk", text, "warning", "`nanochat-run gc` deletes what no run uses")
+        return Diagnosis("disk", text, "warning", REMOVE_RUNS)
     return Diagnosis("disk", text)
 
 

@@ -29,6 +29,7 @@ from nanochat.runner.preflight.suite_checks import find_suite_problems
 from nanochat.runner.preflight.tracking_checks import find_tracking_problems
 from nanochat.runner.process.hosts import find_launch_problems
 from nanochat.runner.store.run_state import RunTracking
+from nanochat.storage.file_errors import REMOVE_RUNS
 
 _DISK_MARGIN = 1.1
 _QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
@@ -109,7 +110,7 @@ def find_lack_of_disk(needed_bytes: int, base: Path, *, whose: str) -> Iterator[
     if free is not None and needed > free:
         yield (
             f"disk: the {whose} needs {show_bytes(needed)} under {base}, but only {show_bytes(free)} are free; "
-            "delete unused results with `nanochat-run gc`, or set NANOCHAT_BASE_DIR to a folder on another disk"
+            f"{REMOVE_RUNS}; or set NANOCHAT_BASE_DIR to a folder on another disk"
         )
 
 
