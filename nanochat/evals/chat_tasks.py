@@ -64,7 +64,6 @@ def evaluate_categorical(
 
 def evaluate_generative(
     engine: Engine,
-    tokenizer: Tokenizer,
     task: Task,
     *,
     num_samples: int = 1,
@@ -83,7 +82,7 @@ def evaluate_generative(
     At most `max_rows` are generated at a time. `on_finished` is called with the number of completions (problems times
     samples) finished so far.
     """
-    examples = [task[i] for i in range(len(task))]
+    examples, tokenizer = [task[i] for i in range(len(task))], engine.tokenizer
     context = engine.model.config.sequence_len
     prompts = [_fit(tokenizer, example, prompt_limit(context, max_tokens)) for example in examples]
     completions = engine.complete(

@@ -9,15 +9,12 @@ the export stage adds to the card.
 
 from __future__ import annotations
 
-import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from nanochat.checkpoint.arrays import write_arrays
-from nanochat.errors import PreflightError
 from nanochat.export.model_config import Format, library_config, needs_code
-from nanochat.export.tokenizer_files import PAD_ID, ending_ids, write_tokenizer_files
+from nanochat.export.tokenizer_files import PAD_ID, ending_ids, write_json, write_tokenizer_files
 from nanochat.export.weights import Quantization, library_weights, quantized
 from nanochat.inference.chat_settings import ChatSettings
 from nanochat.model.gpt import GPT
@@ -70,8 +67,7 @@ def write_export(
     Raises:
         PreflightError: the matrices cannot be quantized as asked.
     """
-    if quantization is not None and form != "mlx":
-        raise PreflightError(f"only the format `mlx` can be quantized, not `{form}`")
+    assert quantization is None or form == "mlx", "the other formats cannot be quantized"
     if form == "torch":
         _write_torch(folder, model, tokenizer)
     else:
@@ -82,7 +78,7 @@ def write_export(
 
 def _write_torch(folder: Path, model: GPT, tokenizer: Tokenizer) -> None:
     write_arrays(folder / WEIGHTS_FILE, model.named_parameters(), metadata={"format": "pt"}, durable=False)
-    _write_json(folder / "model.json", {"model_config": model.config.to_dict()})
+    write_json(folder / "model.json", {"model_config": model.config.to_dict()})
     tokenizer.save(folder)
 
 
@@ -99,12 +95,12 @@ def _write_library_files(
         named = quantized(named, quantization)
         described = {"group_size": quantization.group_size, "bits": quantization.bits, "mode": "affine"}
         config |= {"quantization": described, "quantization_config": described}
-    _write_json(folder / CONFIG_FILE, config)
+    write_json(folder / CONFIG_FILE, config)
     write_arrays(folder / WEIGHTS_FILE, named, metadata={"format": "mlx" if form == "mlx" else "pt"}, durable=False)
     tokenizer.save(folder)  # for `nanochat-run import`; the libraries read tokenizer.json
     write_tokenizer_files(folder, tokenizer, context=model.config.sequence_len)
     special = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    _write_json(folder / "generation_config.json", special | _SAMPLING)
+    write_json(folder / "generation_config.json", special | _SAMPLING)
     for name in _code_files(model, form):
         content = resources.files("nanochat.export.files").joinpath(name).read_text(encoding="utf-8")
         write_text(folder / name, content, durable=False)
@@ -112,10 +108,6 @@ def _write_library_files(
 
 def _code_files(model: GPT, form: Format) -> tuple[str, ...]:
     return _CODE_FILES[form] if form != "torch" and needs_code(model.config, form) else ()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n", durable=False)
 
 
 def _card_text(form: Format, origin: str, *, quantization: Quantization | None, has_code: bool) -> str:

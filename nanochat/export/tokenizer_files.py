@@ -26,7 +26,7 @@ _END, _BOS = "<|assistant_end|>", "<|bos|>"
 
 def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, *, context: int) -> None:
     """Write `tokenizer.json`, and `tokenizer_config.json` with the chat template, into an exported folder."""
-    _write_json(folder / "tokenizer.json", tokenizer_json(tokenizer))
+    write_json(folder / "tokenizer.json", tokenizer_json(tokenizer))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": _BOS,
@@ -36,7 +36,7 @@ def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, *, context: int) -
         "clean_up_tokenization_spaces": False,
         "chat_template": chat_template(),
     }
-    _write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def ending_ids(tokenizer: Tokenizer) -> list[int]:
@@ -108,5 +108,6 @@ def _begin_with_bos(bos_id: int) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file of an exported folder."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n", durable=False)

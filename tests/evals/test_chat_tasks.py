@@ -94,7 +94,7 @@ def test_prompts_longer_than_the_context_lose_their_first_tokens_and_are_marked(
     result = evaluate_categorical(random_model, tokenizer, task)
     assert [record.is_truncated for record in result.records] == [False, True, True, True, True]
     assert all(record.prompt.endswith("?<|user_end|><|assistant_start|>") for record in result.records)
-    generated = evaluate_generative(Engine(random_model, tokenizer), tokenizer, task, max_tokens=8)
+    generated = evaluate_generative(Engine(random_model, tokenizer), task, max_tokens=8)
     assert [record.is_truncated for record in generated.records] == [False, True, True, True, True]
     assert {record.hit_limit for record in result.records} == {None}
 
@@ -105,7 +105,7 @@ def test_answers_that_reach_their_limit_are_marked(tokenizer, max_tokens):
     task = Quiz("generative", 3)
     limit = min(max_tokens, 256 - len(render_for_completion(tokenizer, task[0].conversation)))
     engine = Recited(tokenizer, "z" * limit, "z" * (limit - 1), "")
-    result = evaluate_generative(engine, tokenizer, task, max_tokens=max_tokens)
+    result = evaluate_generative(engine, task, max_tokens=max_tokens)
     assert [record.hit_limit for record in result.records] == [True, False, False]
 
 
@@ -147,9 +147,7 @@ class Recited:
 def test_generative_estimates_pass_at_k_from_several_samples(tokenizer):
     """The right answers are A, D, C. Of the samples A, A, x, y, two are right for problem 0 and none for the others."""
     engine = Recited(tokenizer, "A", " A\n", "x", "y")
-    result = evaluate_generative(
-        engine, tokenizer, Quiz("generative", 3), num_samples=4, sampling=Sampling(0.7, 9), seed=5
-    )
+    result = evaluate_generative(engine, Quiz("generative", 3), num_samples=4, sampling=Sampling(0.7, 9), seed=5)
     assert result.score.accuracy == pytest.approx((2 / 4 + 0 + 0) / 3)
     assert result.score.n == 3
     # pass@2 of 2 in 4: 1 - C(2,2)/C(4,2) = 5/6.
@@ -168,7 +166,7 @@ def test_generative_scores_1_for_an_oracle_and_0_for_its_opposite(tokenizer, shi
         def complete(self, prompts, **settings):
             return [[answers[tuple(prompt)]] for prompt in prompts]
 
-    result = evaluate_generative(Oracle(tokenizer), tokenizer, task, max_tokens=5)
+    result = evaluate_generative(Oracle(tokenizer), task, max_tokens=5)
     assert result.score.accuracy == accuracy
     assert result.score.centred == accuracy
     assert [record.output for record in result.records] == [task.letters[(i * 7 + shift) % 4] for i in range(12)]

@@ -39,7 +39,6 @@ def _evaluate(
         return evaluate_categorical(engine.model, engine.tokenizer, task, max_tokens_per_batch=tokens, on_scored=tick)
     return evaluate_generative(
         engine,
-        engine.tokenizer,
         task,
         num_samples=suite.num_samples,
         max_tokens=suite.max_tokens,

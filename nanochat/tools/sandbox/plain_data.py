@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 MAX_FRAME_BYTES = 16 * 2**20
 _SIZE_BYTES = 4
 _SEQUENCES: tuple[type, ...] = (tuple, set, frozenset)
 _BYTES: tuple[type, ...] = (bytes, bytearray)
+_OF_ITEMS: dict[str, Callable[[list[Any]], Any]] = {
+    **{kind.__name__: kind for kind in _SEQUENCES},
+    "range": lambda numbers: range(*numbers),
+    "iterator": iter,
+}
 _MAX_PLAIN_BITS = 64
 """Larger integers are written in base 16, because Python limits the length of decimal numbers."""
 
@@ -78,20 +83,7 @@ def _value(data: Any) -> Any:
             return bytes.fromhex(content)
         case "bytearray":
             return bytearray.fromhex(content)
-    items = [_value(item) for item in content]
-    match tag:
-        case "tuple":
-            return tuple(items)
-        case "set":
-            return set(items)
-        case "frozenset":
-            return frozenset(items)
-        case "range":
-            return range(*items)
-        case "iterator":
-            return iter(items)
-        case _:
-            raise ValueError(f"unknown type {tag!r}")
+    return _OF_ITEMS[tag]([_value(item) for item in content])
 
 
 def update(old: Any, new: Any) -> None:
