@@ -123,9 +123,10 @@ class Source(Section):
     ] = None
     """Local files: a path, a pattern such as `data/*.txt`, or a list of them. Relative paths start at the folder of the
     recipe. Files of rows are parquet, jsonl, csv, tsv, json or arrow. Files of text are txt, md, html, xml or source
-    code. All but parquet may be compressed (gz, zst, bz2, xz). In a folder, files of rows are read; if there are none,
-    files of text; if there are none, tables. Files whose names contain `validation` or `test` are not trained on,
-    unless the recipe lists all files one by one."""
+    code. All but parquet may be compressed (gz, zst, bz2, xz). Of a folder that is used as text, files of text and of
+    rows are read together; of one that is used as chats or questions, files of rows. The plan names the files that are
+    left out, and why. Files of a validation or test split are not trained on, unless the recipe lists all files one by
+    one."""
     builtin: Literal["python-stdlib", "spelling"] | None = None
     """Data that every installation has: `python-stdlib` is the source code of Python's standard library as documents,
     and `spelling` is a list of words."""
