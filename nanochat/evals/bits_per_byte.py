@@ -5,25 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from nanochat.data.loaders.batches import Batch
 from nanochat.model.dispatch import token_losses
 from nanochat.model.gpt import GPT
 
 Ints = npt.NDArray[np.int32]
-
-
-class TokenBatch(Protocol):
-    """Rows of tokens (B, T) int32, and the token that follows each of them, -1 for positions that are ignored."""
-
-    @property
-    def inputs(self) -> Ints: ...
-    @property
-    def targets(self) -> Ints: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ class BpbResult:
 
 
 def evaluate_bpb(
-    model: GPT, batches: Iterable[TokenBatch], token_bytes: Ints, *, on_batch: Callable[[int], None] | None = None
+    model: GPT, batches: Iterable[Batch], token_bytes: Ints, *, on_batch: Callable[[int], None] | None = None
 ) -> BpbResult:
     """Return sum of nats / (ln 2 * sum of bytes) over the same targets: those that are not -1 and have bytes.
 

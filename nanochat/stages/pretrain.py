@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from nanochat.checkpoint.model_folder import load_model_and_tokenizer, load_tokenizer
 from nanochat.data.documents import DocumentStream
-from nanochat.data.loaders.batches import BatchLoader
+from nanochat.data.loaders.batches import Batch, BatchLoader
 from nanochat.data.loaders.document_rows import Document, DocumentRows, DocumentRowsState
 from nanochat.data.loaders.stream_mixture import Stream
 from nanochat.data.sources import SourceSpec
@@ -28,7 +28,7 @@ from nanochat.plan.specs.job import Job
 from nanochat.plan.specs.training import PretrainSpec
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
-from nanochat.stages.suites.held_out_text import HeldOutBatch, held_out_batches
+from nanochat.stages.suites.held_out_text import held_out_batches
 from nanochat.stages.training.micro_batch import choose_micro_batch, rows_of_step
 from nanochat.stages.training.monitored_suites import MonitoredSuites
 from nanochat.stages.training.sample_file import write_samples
@@ -186,7 +186,7 @@ def _make_validation(
     """Return the validation on held-out documents, to which each source contributes its share of the tokens."""
     total_weight = sum(part.weight for part in spec.data)
 
-    def read() -> list[HeldOutBatch]:
+    def read() -> list[Batch]:
         return [
             batch
             for part in spec.data

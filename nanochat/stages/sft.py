@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nanochat.checkpoint.model_folder import load_model_and_tokenizer
 from nanochat.checkpoint.safetensors_file import read_safetensors
-from nanochat.data.loaders.batches import BatchLoader
+from nanochat.data.loaders.batches import Batch, BatchLoader
 from nanochat.data.loaders.conversation_rows import ConversationRows, ConversationRowsState
 from nanochat.data.packing.conversation_packer import ConversationStats
 from nanochat.errors import StageError
@@ -20,7 +20,6 @@ from nanochat.plan.specs.job import Job
 from nanochat.plan.specs.training import SftSpec
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
-from nanochat.stages.suites.held_out_text import HeldOutBatch
 from nanochat.stages.training.micro_batch import choose_micro_batch, rows_of_step
 from nanochat.stages.training.monitored_suites import MonitoredSuites
 from nanochat.stages.training.sample_file import write_samples
@@ -158,7 +157,7 @@ def _make_validation(
 ) -> Validation:
     """Return the validation on held-out chats, whose loss counts the same tokens as that of training."""
 
-    def read() -> list[HeldOutBatch]:
+    def read() -> list[Batch]:
         return held_out_chats(
             data.held_out,
             training.tokenizer,

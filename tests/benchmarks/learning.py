@@ -35,9 +35,9 @@ from parts.measuring import option_parser, training_step
 from nanochat import runtime
 
 if TYPE_CHECKING:  # NumPy and MLX are imported after `runtime.prepare`
+    from nanochat.data.loaders.batches import Batch
     from nanochat.data.packing.document_packer import IntArray
     from nanochat.data.sources import SourceSpec
-    from nanochat.evals.bits_per_byte import TokenBatch
     from nanochat.model.architectures import Architecture
     from nanochat.optim.groups import Variant
     from nanochat.optim.optimizer import Optimizer
@@ -93,7 +93,7 @@ class _Data:
 
     inputs: IntArray  # (N, T), like the targets
     targets: IntArray
-    held_out: Sequence[TokenBatch]
+    held_out: Sequence[Batch]
     token_bytes: IntArray
     vocab_size: int
 

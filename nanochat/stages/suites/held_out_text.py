@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from nanochat.data.documents import single_pass
+from nanochat.data.loaders.batches import Batch
 from nanochat.data.source_splits import Split
 from nanochat.data.sources import SourceSpec
 from nanochat.model.low_memory.loss import IGNORED
@@ -23,14 +23,6 @@ from nanochat.tokenizer.bpe import Tokenizer
 _CHUNK_DOCUMENTS = 64
 
 Ints = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class HeldOutBatch:
-    """Inputs and targets, (B, T) int32. Targets after the end of the text are -1."""
-
-    inputs: Ints
-    targets: Ints
 
 
 def held_out_batches(
@@ -42,7 +34,7 @@ def held_out_batches(
     max_tokens: int,
     rows_per_batch: int,
     base: Path,
-) -> list[HeldOutBatch]:
+) -> list[Batch]:
     """Return the first `max_tokens` tokens of one split of a source, rounded up to whole rows, or all its tokens.
 
     Documents are joined, each after a BOS, and cut into rows of `sequence_len` targets. The rows do not depend on
@@ -52,7 +44,7 @@ def held_out_batches(
     tokens = _first_tokens(single_pass(source, split, base=base), tokenizer, rows * sequence_len + 1)
     inputs, targets = _cut_rows(tokens, sequence_len, padding=tokenizer.bos_id)
     starts = range(0, len(inputs), rows_per_batch)
-    return [HeldOutBatch(inputs[i : i + rows_per_batch], targets[i : i + rows_per_batch]) for i in starts]
+    return [Batch(inputs[i : i + rows_per_batch], targets[i : i + rows_per_batch]) for i in starts]
 
 
 def _first_tokens(texts: Iterable[str], tokenizer: Tokenizer, count: int) -> Ints:

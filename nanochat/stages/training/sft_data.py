@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nanochat.data.files.held_out_documents import dividing_limit
+from nanochat.data.loaders.batches import Batch
 from nanochat.data.packing.conversation_packer import PackedConversation, fit_to_row
 from nanochat.data.splits import hash_share
 from nanochat.errors import StageError
@@ -22,7 +23,6 @@ from nanochat.plan.specs.training import SftSpec
 from nanochat.plan.text.mixture_notes import MixturePart, count_parts, describe_mixture, weight_warnings
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, derive_seed
-from nanochat.stages.suites.held_out_text import HeldOutBatch
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
 from nanochat.tasks.conversations import Conversations
@@ -161,7 +161,7 @@ def _report_rows(name: str, task: Task, context: StageContext) -> int:
 
 def held_out_chats(
     tasks: Sequence[Task], tokenizer: Tokenizer, *, sequence_len: int, max_tokens: int, tokens_per_batch: int
-) -> list[HeldOutBatch]:
+) -> list[Batch]:
     """Return held-out conversations as batches: each conversation in a row of its own, so that others do not help.
 
     Each task contributes its share of `max_tokens` and at least one conversation, in a fixed random order. The rows of
@@ -206,11 +206,11 @@ def _batches(rows: Sequence[PackedConversation], tokens_per_batch: int) -> Itera
             start = end
 
 
-def _pad(rows: Sequence[PackedConversation], pad_id: int) -> HeldOutBatch:
+def _pad(rows: Sequence[PackedConversation], pad_id: int) -> Batch:
     length = max(map(len, rows)) - 1
     inputs = np.full((len(rows), length), pad_id, dtype=np.int32)
     targets = np.full((len(rows), length), IGNORED, dtype=np.int32)
     for i, row in enumerate(rows):
         inputs[i, : len(row) - 1] = row.ids[:-1]
         targets[i, : len(row) - 1] = np.where(row.mask[1:] == 1, row.ids[1:], IGNORED)
-    return HeldOutBatch(inputs, targets)
+    return Batch(inputs, targets)

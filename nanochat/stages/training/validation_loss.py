@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from nanochat.data.loaders.batches import Batch
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.evals.bits_per_byte import BpbResult, evaluate_bpb
-from nanochat.stages.suites.held_out_text import HeldOutBatch
 from nanochat.stages.training.training import Training
 from nanochat.storage.series import VAL_BPB, VAL_LOSS
 from nanochat.train.callbacks import TrainingPosition
@@ -23,13 +23,13 @@ class Validation:
     """
 
     training: Training
-    read: Callable[[], Sequence[HeldOutBatch]]
+    read: Callable[[], Sequence[Batch]]
     unit: str
     """The counted unit, for the log: `held-out tokens`."""
     counts_specials: bool = False
 
     @functools.cached_property
-    def batches(self) -> Sequence[HeldOutBatch]:
+    def batches(self) -> Sequence[Batch]:
         return self.read()
 
     def evaluate(self, position: TrainingPosition) -> float:
