@@ -6,7 +6,6 @@ Calls of the calculator are shown as `[6*7][= 42]`. `StopStrings` ends an answer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from nanochat.tokenizer.bpe import StreamDecoder, Tokenizer
 from nanochat.tokenizer.chat_format import Part, PartKind
@@ -14,14 +13,6 @@ from nanochat.tokenizer.chat_format import Part, PartKind
 _OPENS: dict[str, PartKind] = {"<|python_start|>": "python", "<|output_start|>": "python_output"}
 _CLOSES = ("<|python_end|>", "<|output_end|>")
 _SHOWN = {"<|python_start|>": "[", "<|python_end|>": "]", "<|output_start|>": "[= ", "<|output_end|>": "]"}
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some text of an answer, of whole characters."""
-
-    kind: PartKind
-    text: str
 
 
 class AnswerDecoder:
@@ -34,8 +25,8 @@ class AnswerDecoder:
         self._shown = {tokenizer.special(name): text for name, text in _SHOWN.items()}
         self._kind: PartKind = "text"
 
-    def feed(self, token: int) -> list[Piece]:
-        """Return the text that a token completes: empty while a character is incomplete."""
+    def feed(self, token: int) -> list[Part]:
+        """Return the text that a token completes, of whole characters; empty while a character is incomplete."""
         if token not in self._shown:
             return self._pieces(self._decoder.feed(token))
         pieces = self.finish()
@@ -45,12 +36,12 @@ class AnswerDecoder:
             self._kind = "text"
         return pieces
 
-    def finish(self) -> list[Piece]:
+    def finish(self) -> list[Part]:
         """Return the rest of the text: U+FFFD for an incomplete character, or nothing."""
         return self._pieces(self._decoder.flush())
 
-    def _pieces(self, text: str) -> list[Piece]:
-        return [Piece(self._kind, text)] if text else []
+    def _pieces(self, text: str) -> list[Part]:
+        return [Part(self._kind, text)] if text else []
 
 
 class StopStrings:

@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from nanochat.inference.answer_text import AnswerDecoder, Piece, StopStrings
+from nanochat.inference.answer_text import AnswerDecoder, StopStrings
 from nanochat.inference.generation import Request
 from nanochat.serve.generator import Generator, Job, Tokens
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tokenizer.chat_format import PartKind
+from nanochat.tokenizer.chat_format import Part, PartKind
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class _Answer:
         last = deltas.pop() if deltas else Delta(self._number, "text", "")
         return [*deltas, replace(last, tokens=len(tokens.ids), ended=self.ended)]
 
-    def _show(self, piece: Piece) -> str:
+    def _show(self, piece: Part) -> str:
         if self._stop.is_found:
             return ""
         self._kind = piece.kind

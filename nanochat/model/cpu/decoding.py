@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
+from nanochat.model.cpu.training.layers import sigmoid
 from nanochat.model.gpt import GPT, Embedding
 from nanochat.model.layers import CausalSelfAttention
 from nanochat.model.rope_tables import Floats, numpy_angles
@@ -96,7 +97,7 @@ def _embed(model: GPT, tokens: Ints, newest: Ints) -> Floats:
     embedded = _norm(table[tokens], variant.norm_eps)
     if not variant.has_smear:
         return embedded
-    gate = _sigmoid(embedded[:, :SMEAR_CHANNELS] @ _shared(model.smear_gate.weight).T)
+    gate = sigmoid(embedded[:, :SMEAR_CHANNELS] @ _shared(model.smear_gate.weight).T)
     gate *= _shared(model.smear_lambda) * (newest >= 0)[:, None]
     smeared: Floats = embedded + gate * _norm(table[np.maximum(newest, 0)], variant.norm_eps)
     return smeared
@@ -136,7 +137,7 @@ def _gate(config: GPTConfig, attn: CausalSelfAttention, x: Floats) -> Floats:
     """Return the factor of the value embeddings, (B, G, 1)."""
     variant = config.variant
     logits = x[:, : variant.gate_channels] @ _shared(attn.ve_gate.weight).T
-    return _sigmoid(logits)[..., None] * np.float32(variant.gate_scale)
+    return sigmoid(logits)[..., None] * np.float32(variant.gate_scale)
 
 
 def _attend(queries: Floats, keys: Floats, values: Floats, counts: Ints) -> Floats:
@@ -160,11 +161,6 @@ def _norm(x: Floats, eps: float, factor: float = 1.0) -> Floats:
     scale = np.float32(factor) / np.sqrt(mean + np.float32(eps))
     normed: Floats = x * scale[..., None]
     return normed
-
-
-def _sigmoid(x: Floats) -> Floats:
-    logistic: Floats = np.reciprocal(1 + np.exp(-x))
-    return logistic
 
 
 def _shared(x: mx.array) -> Floats:

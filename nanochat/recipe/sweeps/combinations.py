@@ -10,7 +10,6 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from nanochat.recipe.check.conditions import Condition, ConditionError, parse_condition
@@ -28,16 +27,8 @@ MAX_CELLS = 1000
 _MAX_COMBINATIONS = 1_000_000
 
 
-@dataclass(frozen=True)
-class SweptValue:
-    """A value of a swept field, and the places of the field's path and of the value."""
-
-    node: Node
-    key: Origin
-
-
-Setting: TypeAlias = dict[str, SweptValue]
-"""A value for each swept field, by its dotted path."""
+Setting: TypeAlias = dict[str, Entry]
+"""A value for each swept field, and the place of the field's path, by that dotted path."""
 
 
 def list_settings(loaded: LoadedRecipe, *, are_many_fine: bool = False) -> list[Setting]:
@@ -82,7 +73,7 @@ def _axes(tree: Node) -> Iterator[list[Setting]]:
     """Yield each group of fields that change together, as the list of their values."""
     for section in SWEPT_SECTIONS:
         columns = {
-            key: [SweptValue(item, entry.key) for item in entry.node.value]
+            key: [Entry(entry.key, item) for item in entry.node.value]
             for key, entry in _entries(tree, section).items()
             if isinstance(entry.node.value, tuple)
         }
@@ -148,7 +139,7 @@ def _at(loaded: LoadedRecipe, path: KeyPath, code: str, message: str, help: str 
 def setting_of(loaded: LoadedRecipe, values: Mapping[str, Scalar]) -> Setting:
     """Return a setting with some values of a search. Errors in it point at the field in `search.space`."""
     places = {path: loaded.key_origins["sweep", "search", "space", path] for path in values}
-    return {path: SweptValue(Node(value, places[path]), places[path]) for path, value in values.items()}
+    return {path: Entry(places[path], Node(value, places[path])) for path, value in values.items()}
 
 
 def corner_settings(loaded: LoadedRecipe) -> list[Setting]:
