@@ -91,6 +91,8 @@ def test_selection_runs_only_the_selected_stages(bench):
     assert bench.calls() == ["base_eval"]
     bench.run(first="sft")
     assert bench.calls() == ["sft", "chat_eval"]
+    with pytest.raises(RecipeError, match="--only sft and --from sft --until sft cannot both be followed"):
+        bench.run(only="sft", first="sft", last="sft")
 
 
 @pytest.mark.parametrize(

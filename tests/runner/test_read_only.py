@@ -155,3 +155,13 @@ def test_user_without_a_home_folder_is_told_to_name_one(name, value, monkeypatch
     assert command.main(["ls"]) == 3
     said = capsys.readouterr()
     assert said.out == "" and "there is no such home folder; set NANOCHAT_BASE_DIR" in said.err
+
+
+def test_report_that_a_full_disk_does_not_take_is_shown(finished, monkeypatch, capsys):
+    def write(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nanochat.runner.report.refresh.write_report", write)
+    assert command.main(["report", "tiny"]) == 0
+    said = capsys.readouterr().out
+    assert "| chat_eval | spelling | 0.75 |" in said and "report.md: No space left on device" in said

@@ -165,8 +165,10 @@ def select_stages(
 ) -> frozenset[str]:
     """Return the names of the stages to run: `only` that one, or those from `first` to `last`.
 
-    Raises RecipeError if the recipe has no such stage, or `first` comes after `last`.
+    Raises RecipeError if the recipe has no such stage, if `first` comes after `last`, or if one comes beside `only`.
     """
+    if only is not None and (beside := [f"--{word} {x}" for word, x in (("from", first), ("until", last)) if x]):
+        raise RecipeError(f"--only {only} and {' '.join(beside)} cannot both be followed; leave one of them out")
     names: list[str] = [stage.name for stage in plan.stages]
     for given in (only, first, last):
         if given is not None and given not in names:

@@ -12,7 +12,7 @@ from pathlib import Path
 from nanochat.runner.report.run_report import report_text, write_report
 from nanochat.runner.report.stage_files import damaged_files
 from nanochat.runner.store.run_catalog import Run
-from nanochat.storage.file_errors import is_no_permission
+from nanochat.storage.file_errors import DISK_FULL, is_no_permission
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ShownReport:
 def refresh_report(run: Run, base: Path) -> ShownReport:
     """Write the report of a run again from its current records, if they hold all that it showed, and return it.
 
-    If the report cannot be written, because the run belongs to another user, it is only returned.
+    If the report cannot be written, because the run belongs to another user or the disk is full, it is only returned.
     """
     path = run.folder.report
     if path.is_file() and (missing := list(_missing(run, base))):
@@ -35,7 +35,7 @@ def refresh_report(run: Run, base: Path) -> ShownReport:
     try:
         write_report(run, base)
     except OSError as error:
-        if not is_no_permission(error):
+        if not is_no_permission(error) and error.errno not in DISK_FULL:
             raise
         plots = sorted(plot.name for plot in run.folder.plots.glob("*.png"))
         return ShownReport(report_text(run, base, plots=plots), (f"not written: {path}: {error.strerror}",))

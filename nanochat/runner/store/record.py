@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, computed_field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, computed_field
 
 from nanochat.plan.fingerprint import fingerprint_document
 from nanochat.plan.stages import training_stages
@@ -24,6 +24,12 @@ _TIMINGS_PREFIX = "timings"
 """Output files of wall-clock times, which differ every time."""
 _MONITORING_FILES = frozenset({RESULT_FILE, SAMPLES_FILE})
 """Files of a training stage that depend on the fields of `run.monitor`."""
+
+
+LATEST = 253_370_764_800.0
+"""The year 9999, because dates end there."""
+Time = Annotated[float, Field(ge=0, le=LATEST)]
+"""A time in seconds since 1970."""
 
 
 class Stored(BaseModel):
@@ -109,8 +115,8 @@ class StageRecord(StageIdentity):
     device: str
     source_commits: dict[str, str] = {}
     """The commit of each hub source."""
-    started: float
-    finished: float
+    started: Time
+    finished: Time
     planned: Cost
     measured: Cost
     tracking_uri: str | None = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nanochat.data.files.selection.local_files import literal_path
 from nanochat.data.sources import SourceSpec
@@ -14,7 +14,7 @@ from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.stages import STAGES
 from nanochat.recipe.check.tracking_values import DEFAULT_EXPERIMENT
 from nanochat.recipe.schema.field_types import Condition
-from nanochat.runner.store.record import Cost, Provenance, Stored, read_stored
+from nanochat.runner.store.record import Cost, Provenance, Stored, Time, read_stored
 from nanochat.runner.store.verification import ModelFiles
 from nanochat.storage.layout import RunFolder, StageFolder, stages_folder
 
@@ -22,10 +22,17 @@ RunStatus = Literal["running", "finished", "failed", "interrupted"]
 StageStatus = Literal["waiting", "running", "finished", "cached", "failed", "interrupted"]
 
 
+def _require_stage(name: str) -> str:
+    """Refuse the stage of a later version, of which nothing is known here."""
+    if name not in STAGES:
+        raise ValueError(f"no stage is called {name!r}")
+    return name
+
+
 class StageEntry(Stored):
     """A stage in a run."""
 
-    stage: str
+    stage: Annotated[str, AfterValidator(_require_stage)]
     title: str
     status: StageStatus = "waiting"
     folder: str | None = None
@@ -39,8 +46,8 @@ class StageEntry(Stored):
     params: dict[str, str] = Field(default={})
     sources: dict[str, str] = Field(default={})
     """The location of each source by its name."""
-    started: float | None = None
-    finished: float | None = None
+    started: Time | None = None
+    finished: Time | None = None
     spent_seconds: float = 0.0
     """The time of all attempts together."""
 
@@ -67,8 +74,8 @@ class RunState(Stored):
     overrides: tuple[str, ...] = ()
     seed: int
     plan_digest: str
-    created: float
-    updated: float
+    created: Time
+    updated: Time
     status: RunStatus
     message: str = ""
     """How it ended, as text for the user."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.recipe.schema.sweep_section import Sweep
-from nanochat.runner.store.record import Stored, read_stored
+from nanochat.runner.store.record import Stored, Time, read_stored
 from nanochat.runner.store.run_state import RunState, RunTracking
 from nanochat.storage.layout import SweepFolder, sweeps_folder
 
@@ -38,7 +38,7 @@ class SweepState(Stored):
     overrides: tuple[str, ...]
     command: str
     """The command that continues or repeats the sweep."""
-    created: float
+    created: Time
     section: Sweep
     digest: str
     """The same for two sweeps of the same cells."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,10 @@ DAMAGES = {
     "other bytes": lambda state: state.write_bytes(b"\xff" + state.read_bytes()),
     "other type": lambda state: state.write_text("[]"),
     "wrong condition": lambda state: state.write_text(state.read_text().replace('"<= 9"', '"<~ 9"')),
+    "stage of a later version": lambda state: state.write_text(state.read_text().replace('"sft"', '"distill"')),
+    "time that is none": lambda state: state.write_text(
+        re.sub('"created": [0-9.]+', '"created": 1e300', state.read_text())
+    ),
     "missing": Path.unlink,
     "folder": replace_by_folder,
 }
