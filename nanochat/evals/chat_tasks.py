@@ -138,8 +138,7 @@ def _record(
 
 
 def _letter_ids(tokenizer: Tokenizer, example: Example) -> list[int]:
-    if not example.letters:
-        raise StageError("a categorical example without letters cannot be scored")
+    assert example.letters, "a categorical task gives each example its letters"
     encoded = [tokenizer.encode(letter) for letter in example.letters]
     for letter, ids in zip(example.letters, encoded, strict=True):
         if len(ids) != 1:

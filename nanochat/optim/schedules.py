@@ -35,19 +35,11 @@ class ScheduleConfig:
         """Return one sentence for each reason why the schedule is impossible; an empty list if it is valid."""
         if self.steps < 1:
             return [f"the horizon is {self.steps} steps, but must be at least 1"]
-        problems = [
-            f"`{name}` is {value}, but cannot be negative"
-            for name, value in (("warmup_steps", self.warmup_steps), ("warmdown_steps", self.warmdown_steps))
-            if value < 0
+        return [
+            f"a {name} of {several(value, 'step')} is longer than the horizon of {several(self.steps, 'step')}"
+            for name, value in (("warm-up", self.warmup_steps), ("warm-down", self.warmdown_steps))
+            if value > self.steps
         ]
-        for name, value in (("warm-up", self.warmup_steps), ("warm-down", self.warmdown_steps)):
-            if value > self.steps:
-                problems.append(
-                    f"a {name} of {several(value, 'step')} is longer than the horizon of {several(self.steps, 'step')}"
-                )
-        if not 0 <= self.final_frac <= 1:
-            problems.append(f"`final_frac` is {self.final_frac}, but must lie between 0 and 1")
-        return problems
 
 
 class Defaults(NamedTuple):

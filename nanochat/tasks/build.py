@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from nanochat.data.source_checks import check_rows
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.splits import parse_split
-from nanochat.errors import PreflightError, RecipeError
+from nanochat.errors import PreflightError
 from nanochat.tasks.base import Task
 from nanochat.tasks.conversations import check_conversations, read_conversations
 from nanochat.tasks.generative.gsm8k import GSM8K, parse_word_problem
@@ -26,7 +26,6 @@ from nanochat.tasks.multiple_choice.chat_models import QUESTION_PARSERS, Multipl
 from nanochat.tasks.parsing import RowParser, read_rows
 from nanochat.tasks.table import ExampleTask, RowTask
 
-TASK_NAMES: tuple[ExampleTask, ...] = get_args(ExampleTask)
 Choice = Literal["first", "shuffled"]
 
 _ROW_FORMATS: Mapping[RowTask, tuple[RowParser[Any], Callable[[Sequence[Any]], Task]]] = {
@@ -38,7 +37,7 @@ _ROW_FORMATS: Mapping[RowTask, tuple[RowParser[Any], Callable[[Sequence[Any]], T
 
 
 def build_task(
-    task: str,
+    task: ExampleTask,
     source: SourceSpec,
     split: str,
     *,
@@ -60,22 +59,21 @@ def build_task(
         accept_unisolated: grade programs even if this machine cannot isolate them.
 
     Raises:
-        RecipeError: there is no such task.
         PreflightError: the source, the split or a column is missing.
         StageError: a row does not have the task's form.
     """
-    name, (split_name, bounds) = _known(task), parse_split(split)
+    split_name, bounds = parse_split(split)
     choose = choose or _usual_choice(split_name)
     row_limit = max_examples if choose == "first" and bounds is None else None
     built: Task
-    match name:
+    match task:
         case "simple_spelling" | "spelling_bee":
             words = read_words(source, split, base=base)
-            return Spelling(name, words=words, size=max_examples or len(words), split=split, seed=seed)
+            return Spelling(task, words=words, size=max_examples or len(words), split=split, seed=seed)
         case "conversations":
             built = read_conversations(source, split_name, base=base, max_examples=row_limit)
         case _:
-            parse, build = _ROW_FORMATS[name]
+            parse, build = _ROW_FORMATS[task]
             built = build(read_rows(parse, source, split_name, base=base, max_rows=row_limit))
     if isinstance(built, HumanEval):
         built = replace(built, accept_unisolated=accept_unisolated)
@@ -95,7 +93,7 @@ def _usual_choice(split_name: str) -> Choice:
 
 
 def check_task(
-    task: str,
+    task: ExampleTask,
     source: SourceSpec,
     split: str,
     *,
@@ -109,23 +107,15 @@ def check_task(
     a split (`train[:500]`) all rows are read. The message of a PreflightError names the source, the file, and the
     expected form.
     """
-    name = _known(task)
     if parse_split(split)[1] is not None:
         with as_preflight_error(source):
             build_task(task, source, split, max_examples=max_examples, seed=0, base=base)
         return
     max_rows = max_examples if _usual_choice(split) == "first" else None
-    match name:
+    match task:
         case "simple_spelling" | "spelling_bee":
             read_words(source, split, base=base)
         case "conversations":
             check_conversations(source, split, base=base, max_examples=max_rows, notify=notify)
         case _:
-            check_rows(source, split, _ROW_FORMATS[name][0], base=base, max_rows=max_rows)
-
-
-def _known(task: str) -> ExampleTask:
-    for name in TASK_NAMES:
-        if name == task:
-            return name
-    raise RecipeError(f"there is no task `{task}`; tasks are {', '.join(TASK_NAMES)}")
+            check_rows(source, split, _ROW_FORMATS[task][0], base=base, max_rows=max_rows)

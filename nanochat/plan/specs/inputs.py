@@ -18,6 +18,7 @@ from nanochat.plan.specs.suites import (
     PythonSuiteSpec,
     QuestionsSuiteSpec,
 )
+from nanochat.tasks.table import SftTask
 
 
 class WeightedSource(Spec):
@@ -31,7 +32,7 @@ class SftItem(Spec):
     """One task of the SFT mixture."""
 
     name: str
-    task: str
+    task: SftTask
     source: SourceSpec
     split: str
     max_examples: int | None

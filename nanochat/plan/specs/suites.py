@@ -9,7 +9,7 @@ from pydantic import Field
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.specs.base import Spec
 from nanochat.tasks.custom.python_files import PythonFile
-from nanochat.tasks.table import TASKS, ChoiceTask, GradeRule
+from nanochat.tasks.table import TASKS, ChatTask, ChoiceTask, GradeRule
 
 
 class BpbSuiteSpec(Spec):
@@ -76,7 +76,7 @@ class GeneratedAnswers(Spec):
 class ChatSuiteSpec(GeneratedAnswers):
     """One task of the chat evaluation."""
 
-    task: str
+    task: ChatTask
     source: SourceSpec
     split: str
     max_problems: int | None

@@ -14,6 +14,7 @@ from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.store.stage_cache import ResolvedStage
 from nanochat.runner.store.verification import damage_to_read
 from nanochat.storage.layout import TOKENIZER_FILE
+from nanochat.tasks.table import ExampleTask
 from nanochat.tokenizer.bpe import Tokenizer
 
 
@@ -26,7 +27,7 @@ class TaskInput:
         is_trained: True if the model is trained on the examples, False if they evaluate it.
     """
 
-    task: str
+    task: ExampleTask
     split: str
     max_examples: int | None
     is_trained: bool
