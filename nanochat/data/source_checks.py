@@ -15,7 +15,7 @@ from nanochat.data.files.bad_rows import RowProblems, shown
 from nanochat.data.files.content_checks import why_without_text
 from nanochat.data.files.file_sizes import are_small
 from nanochat.data.files.selection.file_selection import list_reasons
-from nanochat.data.ingest.store import readable_files
+from nanochat.data.ingest.store import parts_by_file
 from nanochat.data.source_splits import Split, document_files, with_content
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe, validation_frac
 from nanochat.data.task_rows import first_rows, iter_rows, split_files
@@ -40,9 +40,10 @@ def check_documents(
         if spec.builtin == "python-stdlib":
             return
         files, problems = document_files(spec, base=base), RowProblems()
+        parts = parts_by_file(files.choice.paths, base=base)
 
         def reason_of(path: Path) -> str | None:
-            return why_without_text(readable_files([path], base=base), spec.column, problems)
+            return why_without_text(parts[path], spec.column, problems)
 
         choice = with_content(files.choice, reason_of)
         if spec.builtin is None and not choice.used:

@@ -7,10 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.data.documents import single_pass
-from nanochat.data.files import file_sizes
+from nanochat.data.files import digests, file_sizes
+from nanochat.data.ingest.convert import convert
 from nanochat.data.source_checks import check_documents, check_rows
 from nanochat.data.sources import SourceSpec, describe
 from nanochat.errors import PreflightError, StageError
+from nanochat.storage.checked_json import read_checked
 
 TEXTS = [f"text {i}" for i in range(400)]
 
@@ -140,6 +142,28 @@ def test_check_documents_leaves_out_a_file_without_the_column_and_refuses_a_sour
     ) as caught:
         check_documents(files.source("b.parquet"), ("train",), base=base)
     assert str(caught.value).endswith(f"{path}: {problem}")
+
+
+@pytest.mark.parametrize("suffix", ["md", "csv"])
+def test_check_documents_opens_the_memory_of_digests_no_more_often_for_more_files(files, base, monkeypatch, suffix):
+    """The memory lists every file of the base folder, so opening it for each file takes time that grows as a square."""
+    opened = []
+
+    def read(path):
+        opened.append(path)
+        return read_checked(path)
+
+    monkeypatch.setattr(digests, "read_checked", read)
+    counts = []
+    for number in (2, 20):
+        for i in range(number):
+            path = files.text(f"{number}/{i}.{suffix}", f"text\ntext {i}\n")
+            if suffix == "csv":
+                convert(path, base=base)
+        opened.clear()
+        check_documents(files.source(f"{number}"), ("train", "validation"), base=base)
+        counts.append(len(opened))
+    assert counts[0] == counts[1]
 
 
 def test_check_documents_accepts_good_sources(files, base):

@@ -207,6 +207,20 @@ def test_importing_sources_loads_nothing_heavy():
     assert completed.stdout == "[]\n"
 
 
+def test_planning_looks_into_rows_beside_notes_without_pyarrow(files, base):
+    """It cannot decompress zstd and bz2, so such files are taken to have the column."""
+    for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.xz", "d.jsonl.zst", "e.jsonl.bz2"):
+        files.compressed(f"notes/{name}", '{"body": "x"}\n')
+    files.text("notes/f.md", "note")
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom nanochat.data.sources import SourceSpec, list_files\n"
+        f"files = list_files(SourceSpec(name='x', path=({str(files.folder / 'notes')!r},)), base=Path('base'))\n"
+        "print([path.name for path in files.paths], 'pyarrow' in sys.modules)"
+    )
+    completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert completed.stdout == "['d.jsonl.zst', 'e.jsonl.bz2', 'f.md'] False\n"
+
+
 @pytest.mark.parametrize(("name", "bad"), [("a.jsonl", b'{"text": null}\nbroken\n{"text": 5}\n'), ("a.txt", b"\xe9\n")])
 def test_digest_does_not_change_when_a_bad_line_is_removed(files, base, name, bad):
     """The digest of a file without bad lines is that of all its bytes."""

@@ -82,11 +82,13 @@ def why_no_documents(path: Path, column: str) -> str | None:
     return _why_no_documents(path, column, status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=4096)  # the files of a source are listed several times
+@functools.lru_cache(maxsize=1 << 16)  # the files of a source are listed several times
 def _why_no_documents(path: Path, column: str, size: int, mtime_ns: int) -> str | None:
     del size, mtime_ns  # a changed file is looked at again
     try:
         match kind_of(path):
+            case FileKind(compression="zstd" | "bz2"):
+                return None  # a plan must not import pyarrow, which decompresses them
             case FileKind(reader="parquet"):
                 has_column = column in {names[0] for names in column_paths(path)}
             case FileKind(reader="json lines"):

@@ -173,7 +173,8 @@ def is_unread_document(path: PurePath) -> bool:
 
 def stem_of(path: PurePath | str) -> str:
     """Return a file's name without the suffix of its kind, such as `a` for `a.jsonl.gz`; the name if it has no kind."""
-    name, kind = PurePath(path).name, kind_of(path)
+    path = path if isinstance(path, PurePath) else PurePath(path)
+    name, kind = path.name, kind_of(path)
     return name if kind is None else name[: -len(kind.suffix)]
 
 

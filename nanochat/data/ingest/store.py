@@ -61,16 +61,18 @@ def readable_files(paths: Iterable[Path], *, base: Path) -> list[ReadableFile]:
     Raises:
         PreflightError: a file has no complete copy.
     """
-    files: list[ReadableFile] = []
-    with remembered_digests(base / MEMORY_FILE) as digest_of:
-        for path in paths:
-            if not is_convertible(path):
-                files.append(ReadableFile(path))
-                continue
-            parts = _parts_of_copy(path, digest_of, base)
-            if parts is None:
-                raise PreflightError(f"{path}: is not converted yet; the recipe's run converts it")
-            files += [ReadableFile(part, path) for part in parts]
+    return [part for parts in parts_by_file(paths, base=base).values() for part in parts]
+
+
+def parts_by_file(paths: Iterable[Path], *, base: Path) -> dict[Path, list[ReadableFile]]:
+    """Return the files to open instead of each file, as `readable_files` does. Raises as it does."""
+    files = {path: [ReadableFile(path)] for path in paths}
+    if converted := [path for path in files if is_convertible(path)]:
+        with remembered_digests(base / MEMORY_FILE) as digest_of:
+            for path in converted:
+                if (parts := _parts_of_copy(path, digest_of, base)) is None:
+                    raise PreflightError(f"{path}: is not converted yet; the recipe's run converts it")
+                files[path] = [ReadableFile(part, path) for part in parts]
     return files
 
 

@@ -13,7 +13,7 @@ from nanochat.data.files.file_kinds import reader_of
 from nanochat.data.files.file_sizes import count_texts
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS
 from nanochat.data.files.selection.file_selection import EMPTY, FileChoice, list_reasons, short_names
-from nanochat.data.ingest.store import readable_files
+from nanochat.data.ingest.store import parts_by_file
 from nanochat.data.source_splits import DocumentFiles, document_files, has_split, row_files, with_content
 from nanochat.data.sources import SourceSpec, list_files
 from nanochat.data.splits import parse_split
@@ -178,18 +178,18 @@ def _look_inside(use: SourceUse, item: Input, base: Path) -> SourceUse:
     if isinstance(item, CoreSuiteSpec) or TASKS[getattr(item, "task", "bpb")].reads == "words":
         return use
     source = item.source
+    parts_of = parts_by_file(use.files.paths, base=base)
 
     def reason_of(path: Path) -> str | None:
-        parts = readable_files([path], base=base)
         try:
             if use.unit == "document":
-                return why_without_text(parts, source.column)
-            return None if any(has_rows(part) for part in parts) else EMPTY
+                return why_without_text(parts_of[path], source.column)
+            return None if any(has_rows(part) for part in parts_of[path]) else EMPTY
         except StageError:
             return None  # a bad row, which its reader counts
 
     files = with_content(use.files, reason_of)
-    parts = readable_files(files.paths, base=base)
+    parts = [part for path in files.paths for part in parts_of[path]]
     if sum(part.path.stat().st_size for part in parts if reader_of(part.path) != "parquet") > _COUNTED_BYTES:
         return replace(use, files=files)
     max_chars = source.max_document_chars or TXT_DOCUMENT_CHARS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -57,6 +58,7 @@ def known_kind(file: DataFile[AnyPath]) -> FileKind:
     return file.kind
 
 
+@functools.lru_cache(maxsize=1 << 16)  # the files of a source are listed several times
 def split_of_file(path: PurePath) -> SplitLabel | None:
     """Return the split in the file's name, else in the name of the nearest folder that contains one, else None.
 
