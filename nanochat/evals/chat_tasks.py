@@ -18,8 +18,8 @@ from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.inference.engine import Engine, answer_limit, prompt_limit
 from nanochat.inference.sampling import Sampling
 from nanochat.model.dispatch import FastGPT
-from nanochat.tasks.base import Example, Grade, Task, gold_text, grade_completions
 from nanochat.tasks.table import TASKS
+from nanochat.tasks.task import Example, Grade, Task, gold_text, grade_completions
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import FittedPrompt, fit_for_completion
 

@@ -32,9 +32,9 @@ from nanochat.plan.fingerprint import identity
 from nanochat.plan.fitting import check_distributed
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.source_specs import source_specs
-from nanochat.plan.specs.base import StageName
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.job import StageSpec, stage_sources
+from nanochat.plan.specs.spec import StageName
 from nanochat.plan.specs.training import PretrainSpec, TokenizerSpec
 from nanochat.plan.stages import STAGES, estimate_stage
 from nanochat.plan.text.estimate_notes import (

@@ -10,10 +10,10 @@ from pydantic import JsonValue
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate.estimate import Estimate
-from nanochat.plan.specs.base import StageName
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.inputs import Input, sources_of
 from nanochat.plan.specs.job import StageSpec
+from nanochat.plan.specs.spec import StageName
 from nanochat.plan.specs.training import TokenizerSpec
 
 INIT_FROM = "init_from"

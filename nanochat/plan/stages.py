@@ -33,10 +33,10 @@ from nanochat.plan.estimate.estimate import Estimate, Setting
 from nanochat.plan.estimate.evaluation import estimate_base_eval, estimate_chat_eval, estimate_export
 from nanochat.plan.estimate.text_sizes import TextSizes
 from nanochat.plan.estimate.training import estimate_pretrain, estimate_rl, estimate_sft, estimate_tokenizer
-from nanochat.plan.specs.base import Spec, StageName
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec, ExportSpec
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.job import StageSpec
+from nanochat.plan.specs.spec import Spec, StageName
 from nanochat.plan.specs.training import PretrainSpec, RlSpec, SftSpec, TokenizerSpec
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS, Recipe
 

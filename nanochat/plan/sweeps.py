@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from nanochat.plan.compile import compile_plan
 from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.plan import Plan, StagePlan
-from nanochat.plan.specs.base import StageName
+from nanochat.plan.specs.spec import StageName
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.merge.overrides import split_path
 from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError

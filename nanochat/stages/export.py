@@ -25,7 +25,7 @@ from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, StageResult, indented
 from nanochat.stages.suites.suite_tasks import build_suite_task
 from nanochat.storage.files import folder_bytes, new_folder, write_text
-from nanochat.tasks.base import Task, grade_completions
+from nanochat.tasks.task import Task, grade_completions
 from nanochat.tokenizer.chat_format import Conversation, Message, fit_for_completion
 
 _TIE = 1e-3

@@ -16,7 +16,6 @@ from nanochat.data.source_checks import check_rows
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
-from nanochat.tasks.base import Task
 from nanochat.tasks.conversations import check_conversations, read_conversations
 from nanochat.tasks.generative.gsm8k import GSM8K, parse_word_problem
 from nanochat.tasks.generative.humaneval import HumanEval, parse_function
@@ -25,6 +24,7 @@ from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED, take_shuffled, take_sli
 from nanochat.tasks.multiple_choice.chat_models import QUESTION_PARSERS, MultipleChoice
 from nanochat.tasks.parsing import RowParser, read_rows
 from nanochat.tasks.table import ExampleTask, RowTask
+from nanochat.tasks.task import Task
 
 Choice = Literal["first", "shuffled"]
 

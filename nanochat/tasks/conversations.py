@@ -28,11 +28,11 @@ from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.task_rows import split_files
 from nanochat.errors import StageError
 from nanochat.plurals import several
-from nanochat.tasks.base import Example
 from nanochat.tasks.chat_forms.chat_rows import is_needed, parse_row
 from nanochat.tasks.chat_forms.keys import BadConversation, LeftOutRow, NotText
 from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TaskName
+from nanochat.tasks.task import Example
 from nanochat.tokenizer.chat_format import Conversation, Message, Part
 
 _UNTRAINED = "untrained"

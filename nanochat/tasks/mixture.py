@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TypeVar
 
-from nanochat.tasks.base import Example, Task, check_index
+from nanochat.tasks.task import Example, Task, check_index
 
 PROBLEM_SHUFFLE_SEED = 1337
 """Seed of the shuffle that chooses problems to evaluate on. It is the same for every recipe and model."""

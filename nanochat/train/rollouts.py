@@ -14,7 +14,7 @@ from nanochat.errors import StageError
 from nanochat.inference.engine import Engine
 from nanochat.inference.generation import Completion, Request
 from nanochat.inference.sampling import Sampling
-from nanochat.tasks.base import Example, Grade, Task, grade_completions
+from nanochat.tasks.task import Example, Grade, Task, grade_completions
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ FORBIDDEN = {
     "datasets", "huggingface_hub", "matplotlib", "mlflow", "mlx", "numpy", "psutil", "pyarrow", "requests",
     "sentencepiece", "nanochat.checkpoint", "nanochat.data.documents", "nanochat.data.loaders",
     "nanochat.data.packing", "nanochat.data.token_cache", "nanochat.evals", "nanochat.stages",
-    "nanochat.tasks.base", "nanochat.tasks.mixture", "nanochat.tokenizer", "nanochat.tracking", "nanochat.train",
+    "nanochat.tasks.task", "nanochat.tasks.mixture", "nanochat.tokenizer", "nanochat.tracking", "nanochat.train",
 }  # fmt: skip
 
 

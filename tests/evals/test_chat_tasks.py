@@ -14,7 +14,7 @@ from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
 from nanochat.evals.task_result import Cuts, ExampleRecord, count_cuts
 from nanochat.inference.engine import Engine
 from nanochat.inference.sampling import Sampling
-from nanochat.tasks.base import Example, single_turn
+from nanochat.tasks.task import Example, single_turn
 from nanochat.tokenizer.chat_format import render_for_completion
 
 

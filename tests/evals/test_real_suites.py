@@ -19,10 +19,10 @@ from nanochat.evals.chat_tasks import evaluate_categorical
 from nanochat.evals.choice_tasks import evaluate_choices, option_continuations
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
-from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task
 from nanochat.tasks.multiple_choice.base_models import build_choice_items
 from nanochat.tasks.table import TASKS
+from nanochat.tasks.task import gold_text
 from nanochat.tokenizer import bpe
 from nanochat.tokenizer.chat_format import fit_for_completion
 

@@ -9,8 +9,8 @@ import pytest
 from nanochat.errors import RecipeError
 from nanochat.model.config import GPTConfig
 from nanochat.plan.plan import Plan
-from nanochat.plan.specs.base import StageName
 from nanochat.plan.specs.job import Job
+from nanochat.plan.specs.spec import StageName
 from nanochat.plan.specs.suites import ChatQuestionsSpec
 from nanochat.plan.specs.training import RlSpec
 from nanochat.plan.stages import STAGES

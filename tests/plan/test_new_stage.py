@@ -22,9 +22,9 @@ from nanochat.data.sources import SourceSpec
 from nanochat.errors import RecipeError
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.estimate.estimate import Estimate
-from nanochat.plan.specs.base import Spec
 from nanochat.plan.specs.inputs import WeightedSource
 from nanochat.plan.specs.job import Job, StageSpec
+from nanochat.plan.specs.spec import Spec
 from nanochat.plan.stages import STAGES, Stage
 from nanochat.recipe.load import load_recipe
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS, Recipe, StageSection

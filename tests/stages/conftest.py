@@ -24,10 +24,10 @@ from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import TIME_PARTS, ScheduleConfig
-from nanochat.plan.specs.base import StageName
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.inputs import SftItem, WeightedSource
 from nanochat.plan.specs.job import Job, StageSpec
+from nanochat.plan.specs.spec import StageName
 from nanochat.plan.specs.training import PretrainSpec, SftSpec, TokenizerSpec
 from nanochat.runtime import Runtime
 from nanochat.stages import tokenizer

@@ -11,12 +11,12 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
-from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task, check_task
 from nanochat.tasks.generative.spelling import Spelling
 from nanochat.tasks.mixture import TaskMixture, take_shuffled, take_slice
 from nanochat.tasks.multiple_choice.base_models import build_choice_items, check_choices
 from nanochat.tasks.table import TASKS, ExampleTask, mixture_counts
+from nanochat.tasks.task import gold_text
 from nanochat.tokenizer.chat_format import render
 
 SAMPLES = Path(__file__).parent / "samples"

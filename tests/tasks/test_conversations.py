@@ -10,9 +10,9 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
-from nanochat.tasks.base import gold_text
 from nanochat.tasks.chat_forms.chat_rows import parse_row
 from nanochat.tasks.conversations import BadConversation, read_conversations
+from nanochat.tasks.task import gold_text
 from nanochat.tokenizer.chat_format import Conversation, Message, Part, render
 
 USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}

@@ -10,10 +10,10 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import StageError
-from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task
 from nanochat.tasks.generative.gsm8k import GSM8K, WordProblem, parse_word_problem, split_calls
 from nanochat.tasks.parsing import parse_final_number
+from nanochat.tasks.task import gold_text
 from nanochat.tokenizer.chat_format import Part, render
 from nanochat.tools.calculator import calculate, format_result
 

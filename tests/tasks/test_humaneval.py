@@ -8,9 +8,9 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import StageError
-from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task
 from nanochat.tasks.generative.humaneval import Function, HumanEval, assemble_program, extract_code, parse_function
+from nanochat.tasks.task import gold_text
 from nanochat.tokenizer.chat_format import render
 
 SAMPLE = SourceSpec(name="sample", path=(str(Path(__file__).parent / "samples" / "humaneval"),))

@@ -16,9 +16,9 @@ import pytest
 
 from nanochat.data.packing.conversation_packer import fit_to_row
 from nanochat.data.sources import SourceSpec
-from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task, check_task
 from nanochat.tasks.multiple_choice.base_models import build_choice_items
+from nanochat.tasks.task import gold_text
 from nanochat.tokenizer import bpe
 from nanochat.tokenizer.chat_format import render
 from nanochat.tools.calculator import calculate

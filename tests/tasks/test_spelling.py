@@ -8,8 +8,8 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError
-from nanochat.tasks.base import gold_text
 from nanochat.tasks.generative.spelling import QUESTIONS, Spelling, read_words, render_counting
+from nanochat.tasks.task import gold_text
 from nanochat.tokenizer.chat_format import Part, render
 
 WORDS = ("apple", "banana", "cherry", "date", "elderberry", "fig", "grape")

@@ -15,7 +15,7 @@ from nanochat.inference.sampling import Sampling
 from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
-from nanochat.tasks.base import Example, single_turn
+from nanochat.tasks.task import Example, single_turn
 from nanochat.tokenizer import bpe
 from nanochat.train.policy_gradient import Objective
 from nanochat.train.policy_step import PolicyRows, PolicyStep, policy_rows

@@ -11,7 +11,7 @@ from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.plurals import several
 from nanochat.runner.doctor.base_folder import examine_base_folder
-from nanochat.runner.doctor.diagnosis import Diagnosis
+from nanochat.runner.doctor.finding import Finding
 from nanochat.runner.doctor.machine import examine_machine, examine_network
 from nanochat.runner.doctor.software import examine_software
 
@@ -25,12 +25,12 @@ def doctor(_options: argparse.Namespace) -> None:
     Raises PreflightError at the end if no recipe could run.
     """
     counts = dict.fromkeys(_MARKS, 0)
-    for diagnosis in _examine(runtime.base_dir(), Path.cwd()):
-        counts[diagnosis.level] += 1
-        head = f"{_MARKS[diagnosis.level]:4}  {diagnosis.name:11}  "
-        print(_wrapped(head, diagnosis.text))
-        if diagnosis.remedy:
-            print(_wrapped(" " * (len(head) - 2) + "> ", diagnosis.remedy), flush=True)
+    for finding in _examine(runtime.base_dir(), Path.cwd()):
+        counts[finding.level] += 1
+        head = f"{_MARKS[finding.level]:4}  {finding.name:11}  "
+        print(_wrapped(head, finding.text))
+        if finding.remedy:
+            print(_wrapped(" " * (len(head) - 2) + "> ", finding.remedy), flush=True)
     if counts["failure"]:
         raise PreflightError(
             f"no recipe can run here: {several(counts['failure'], 'failure')}, each with its remedy above"
@@ -38,8 +38,8 @@ def doctor(_options: argparse.Namespace) -> None:
     print(f"\nrecipes can run here; {several(counts['warning'], 'warning')} and {several(counts['hint'], 'hint')}")
 
 
-def _examine(base: Path, folder: Path) -> Iterator[Diagnosis]:
-    """Yield a diagnosis of each thing that matters for runs under a base folder, started in a working directory."""
+def _examine(base: Path, folder: Path) -> Iterator[Finding]:
+    """Yield a finding of each thing that matters for runs under a base folder, started in a working directory."""
     yield from examine_machine(base)
     yield from examine_software(folder)
     yield from examine_base_folder(base)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.estimate.dataset_sizes import TextChars
-from nanochat.plan.specs.base import StageName
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.job import StageSpec
+from nanochat.plan.specs.spec import StageName
 from nanochat.plan.specs.suites import BpbSuiteSpec
 from nanochat.plan.specs.training import PretrainSpec, SftSpec, TokenizerSpec
 

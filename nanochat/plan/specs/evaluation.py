@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from nanochat.export.model_config import Format
-from nanochat.plan.specs.base import Spec
 from nanochat.plan.specs.inputs import Input, inputs_of
+from nanochat.plan.specs.spec import Spec
 from nanochat.plan.specs.suites import AnyChatSuiteSpec, BaseSuiteSpec, ChatQuestionsSpec, ChatSuiteSpec
 
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from nanochat.plan.specs.base import Spec
 from nanochat.plan.specs.inputs import Input, inputs_of
+from nanochat.plan.specs.spec import Spec
 from nanochat.plan.specs.suites import AnyChatSuiteSpec, BaseSuiteSpec
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nanochat.data.sources import SourceSpec
-from nanochat.plan.specs.base import Spec
+from nanochat.plan.specs.spec import Spec
 from nanochat.plan.specs.suites import (
     AnyChatSuiteSpec,
     BaseSuiteSpec,

@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 from nanochat.data.sources import SourceSpec
-from nanochat.plan.specs.base import Spec, StageName
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec, ExportSpec
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.inputs import Input, sources_of
+from nanochat.plan.specs.spec import Spec, StageName
 from nanochat.plan.specs.training import PretrainSpec, RlSpec, SftSpec, TokenizerSpec
 from nanochat.storage.integrity import FileDigest
 

@@ -8,8 +8,8 @@ from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
-from nanochat.plan.specs.base import Spec
 from nanochat.plan.specs.inputs import Input, SftItem, WeightedSource, inputs_of
+from nanochat.plan.specs.spec import Spec
 from nanochat.plan.specs.suites import AnyChatSuiteSpec
 
 HandOn = Literal["last", "best"]

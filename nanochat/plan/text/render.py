@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.quantities import show_bytes, show_count, show_duration, show_flops
-from nanochat.plan.specs.base import StageName
+from nanochat.plan.specs.spec import StageName
 from nanochat.plan.stages import STAGES
 from nanochat.plurals import several
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from nanochat.errors import PreflightError
 from nanochat.plan.quantities import show_bytes
 from nanochat.plurals import list_names, several
-from nanochat.runner.doctor.diagnosis import Diagnosis
+from nanochat.runner.doctor.finding import Finding
 from nanochat.runner.doctor.machine import existing_folder
 from nanochat.runner.store.cleanup import gc
 from nanochat.runner.store.locks import is_locked
@@ -22,17 +22,17 @@ from nanochat.storage.locking import lock_file
 _CONTENTS = ("stages", "runs", "hub", "ingest", "tokens", "blas", "kernels")
 
 
-def examine_base_folder(base: Path) -> Iterator[Diagnosis]:
-    """Yield the diagnoses of the base folder. Nothing is left behind, and no folder is created."""
+def examine_base_folder(base: Path) -> Iterator[Finding]:
+    """Yield the findings of the base folder. Nothing is left behind, and no folder is created."""
     folder = existing_folder(base)
     if (problem := find_write_problem(folder)) is not None:
         text = f"{base} cannot be written ({problem}); `ls`, `report`, `plan` and chat still read it"
-        yield Diagnosis("base folder", text, "failure", SET_BASE_DIR)
+        yield Finding("base folder", text, "failure", SET_BASE_DIR)
     elif (problem := _find_lock_problem(folder)) is not None:
-        yield Diagnosis("base folder", problem, "failure", SET_BASE_DIR)
+        yield Finding("base folder", problem, "failure", SET_BASE_DIR)
     else:
         state = "" if base.is_dir() else ", which the first run creates"
-        yield Diagnosis("base folder", f"{base}{state}: can be written and locked")
+        yield Finding("base folder", f"{base}{state}: can be written and locked")
     if base.is_dir():
         yield _contents(base)
         yield from _runs(base)
@@ -47,7 +47,7 @@ def _find_lock_problem(folder: Path) -> str | None:
     return None
 
 
-def _contents(base: Path) -> Diagnosis:
+def _contents(base: Path) -> Finding:
     sizes = {name: folder_bytes(base / name) for name in _CONTENTS if (base / name).is_dir()}
     text = ", ".join(f"{name} {show_bytes(size)}" for name, size in sizes.items()) or "nothing"
     try:
@@ -62,19 +62,19 @@ def _contents(base: Path) -> Diagnosis:
             for item in find(base)
         )
     except PreflightError as error:
-        return Diagnosis("contents", text, "warning", str(error))
+        return Finding("contents", text, "warning", str(error))
     if unused:
-        return Diagnosis("contents", f"{text}; {show_bytes(unused)} are used by no run", "hint", "`nanochat-run gc`")
-    return Diagnosis("contents", text)
+        return Finding("contents", f"{text}; {show_bytes(unused)} are used by no run", "hint", "`nanochat-run gc`")
+    return Finding("contents", text)
 
 
-def _runs(base: Path) -> Iterator[Diagnosis]:
+def _runs(base: Path) -> Iterator[Finding]:
     runs, damaged = list_runs(base), list_damaged_runs(base)
     active = [run for run in runs if run.state.status == "running" and is_locked(run.folder)]
     text = f"{several(len(runs), 'run')}, {len(active)} in progress"
     if damaged:
         names = list_names([folder.reference for folder in damaged])
         remedy = f"delete their folders in {runs_folder(base)} if you do not need them"
-        yield Diagnosis("runs", f"{text}, {len(damaged)} damaged: {names}", "warning", remedy)
+        yield Finding("runs", f"{text}, {len(damaged)} damaged: {names}", "warning", remedy)
     else:
-        yield Diagnosis("runs", text)
+        yield Finding("runs", text)

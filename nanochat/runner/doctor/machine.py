@@ -19,7 +19,7 @@ from nanochat.data.places.attempts import StatusError, TemporaryError
 from nanochat.data.places.connection import Place, is_offline, open_place
 from nanochat.errors import PreflightError
 from nanochat.plan.quantities import show_bytes
-from nanochat.runner.doctor.diagnosis import Diagnosis
+from nanochat.runner.doctor.finding import Finding
 from nanochat.runner.store.provenance import describe_version
 from nanochat.storage.file_errors import REMOVE_RUNS
 from nanochat.tools.sandbox.run import find_isolation
@@ -33,12 +33,12 @@ _UNREACHABLE = (
 )
 
 
-def examine_machine(base: Path) -> Iterator[Diagnosis]:
-    """Yield the diagnoses of the machine."""
-    yield Diagnosis("nanochat", describe_version())
-    yield Diagnosis("python", f"{platform.python_version()} ({sys.executable})")
-    yield Diagnosis("system", platform.platform())
-    yield Diagnosis("processor", f"{_processor()}, {usable_cores()} of {os.cpu_count()} cores usable")
+def examine_machine(base: Path) -> Iterator[Finding]:
+    """Yield the findings of the machine."""
+    yield Finding("nanochat", describe_version())
+    yield Finding("python", f"{platform.python_version()} ({sys.executable})")
+    yield Finding("system", platform.platform())
+    yield Finding("processor", f"{_processor()}, {usable_cores()} of {os.cpu_count()} cores usable")
     yield _memory()
     yield _disk(base)
     yield _isolation()
@@ -58,7 +58,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _memory() -> Diagnosis:
+def _memory() -> Finding:
     import psutil
 
     state, limit = psutil.virtual_memory(), runtime.container_memory_bytes()
@@ -68,16 +68,16 @@ def _memory() -> Diagnosis:
         remedy = (
             "close other programs, or set `run.limits.memory`: `nanochat-run plan RECIPE` shows what a recipe needs"
         )
-        return Diagnosis("memory", text, "warning", remedy)
-    return Diagnosis("memory", text)
+        return Finding("memory", text, "warning", remedy)
+    return Finding("memory", text)
 
 
-def _disk(base: Path) -> Diagnosis:
+def _disk(base: Path) -> Finding:
     free = shutil.disk_usage(existing_folder(base)).free
     text = f"{show_bytes(free)} free for {base}"
     if free < _LOW_DISK_BYTES:
-        return Diagnosis("disk", text, "warning", REMOVE_RUNS)
-    return Diagnosis("disk", text)
+        return Finding("disk", text, "warning", REMOVE_RUNS)
+    return Finding("disk", text)
 
 
 def existing_folder(path: Path) -> Path:
@@ -85,36 +85,36 @@ def existing_folder(path: Path) -> Path:
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
 
 
-def _isolation() -> Diagnosis:
+def _isolation() -> Finding:
     try:
-        return Diagnosis("sandbox", f"programs that a model writes are isolated by {find_isolation()}")
+        return Finding("sandbox", f"programs that a model writes are isolated by {find_isolation()}")
     except PreflightError as error:
         remedy = (
             "recipes with HumanEval are refused; leave it out, or accept the risk with `run.accept_unisolated_programs`"
         )
-        return Diagnosis("sandbox", str(error), "warning", remedy)
+        return Finding("sandbox", str(error), "warning", remedy)
 
 
-def examine_network() -> Iterator[Diagnosis]:
+def examine_network() -> Iterator[Finding]:
     """Yield whether the hub can be reached, unless the user has forbidden connections."""
     address = endpoint()
     if is_offline():
-        yield Diagnosis("hub", "not asked: HF_HUB_OFFLINE is set, so only downloaded data are used")
+        yield Finding("hub", "not asked: HF_HUB_OFFLINE is set, so only downloaded data are used")
         return
     began = time.perf_counter()
     try:
         with open_place(Place(address, None), method="HEAD", leaves=False):
             pass
     except StatusError as error:
-        yield Diagnosis("hub", f"{address} answers with status {error.status}", "warning", _UNREACHABLE)
+        yield Finding("hub", f"{address} answers with status {error.status}", "warning", _UNREACHABLE)
         return
     except (TemporaryError, PreflightError) as error:
-        yield Diagnosis("hub", f"{address} cannot be reached: {error}", "warning", _UNREACHABLE)
+        yield Finding("hub", f"{address} cannot be reached: {error}", "warning", _UNREACHABLE)
         return
     milliseconds = 1000 * (time.perf_counter() - began)
     try:
         login = "logged in" if read_token() else "not logged in, which only private and gated data sets need"
     except PreflightError as error:
-        yield Diagnosis("hub", f"{address} answers", "warning", str(error))
+        yield Finding("hub", f"{address} answers", "warning", str(error))
         return
-    yield Diagnosis("hub", f"{address} answers in {milliseconds:.0f} ms; {login}")
+    yield Finding("hub", f"{address} answers in {milliseconds:.0f} ms; {login}")

@@ -10,7 +10,7 @@ from nanochat.data.files.selection.file_selection import short_names
 from nanochat.data.ingest.pending import Conversion, plan_conversions
 from nanochat.data.ingest.store import FOLDER
 from nanochat.plan.quantities import show_bytes
-from nanochat.plan.specs.base import StageName
+from nanochat.plan.specs.spec import StageName
 from nanochat.plan.text.render import StageStatus, plan_to_json, render_plan, titled_lines
 from nanochat.plan.text.source_files import SourceUse, source_uses
 from nanochat.plurals import list_names

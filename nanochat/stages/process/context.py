@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanochat.errors import StageError
-from nanochat.plan.specs.base import StageName
 from nanochat.plan.specs.job import Job
+from nanochat.plan.specs.spec import StageName
 from nanochat.plan.stages import STAGES
 from nanochat.runtime import Runtime
 from nanochat.stages.process.process_group import ProcessGroup

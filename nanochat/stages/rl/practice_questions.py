@@ -11,8 +11,8 @@ from nanochat.plan.text.mixture_notes import MixturePart, count_parts, describe_
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.stages.suites.suite_tasks import build_suite_task, open_suite_task
-from nanochat.tasks.base import Task
 from nanochat.tasks.mixture import TaskMixture
+from nanochat.tasks.task import Task
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import fit_for_completion
 from nanochat.train.rollouts import Prompt

@@ -12,9 +12,9 @@ from nanochat.plan.specs.suites import AnyChatSuiteSpec
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.stages.suites.suite_runner import Suite, SuiteResult, Tick, suite_result
 from nanochat.stages.suites.suite_tasks import open_suite_task
-from nanochat.tasks.base import Task
 from nanochat.tasks.custom.questions import Questions
 from nanochat.tasks.table import TASKS
+from nanochat.tasks.task import Task
 
 
 def prepare_chat_suite(

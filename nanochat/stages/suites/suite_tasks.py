@@ -7,15 +7,15 @@ from typing import assert_never
 from nanochat.errors import StageError
 from nanochat.plan.specs.suites import AnyChatSuiteSpec, ChatQuestionsSpec, ChatSuiteSpec, PythonSuiteSpec
 from nanochat.stages.process.context import StageContext
-from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
 from nanochat.tasks.custom.python_task import read_python_task
 from nanochat.tasks.custom.questions import Grading, read_questions
+from nanochat.tasks.task import Task
 from nanochat.tools.sandbox.run import find_isolation
 
 
 def build_suite_task(suite: AnyChatSuiteSpec, context: StageContext, *, seed: int) -> Task:
-    """Return the problems of a suite, whose `grade` scores answers (`tasks.base.grade_completions`).
+    """Return the problems of a suite, whose `grade` scores answers (`tasks.task.grade_completions`).
 
     Raises:
         PreflightError: the source, the split or a column is missing, or this machine cannot isolate programs.

@@ -23,10 +23,10 @@ from nanochat.plan.specs.training import SftSpec
 from nanochat.plan.text.mixture_notes import MixturePart, count_parts, describe_mixture, weight_warnings
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, derive_seed
-from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
 from nanochat.tasks.conversations import Conversations
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED, TaskMixture, TaskSubset, take_shuffled
+from nanochat.tasks.task import Task
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import Conversation, render
 

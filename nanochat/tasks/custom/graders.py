@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import assert_never
 
-from nanochat.tasks.base import GradingError
 from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TextRule
+from nanochat.tasks.task import GradingError
 from nanochat.tools.sandbox.run import find_isolation, run_tests
 from nanochat.tools.sandbox.settings import Limits
 

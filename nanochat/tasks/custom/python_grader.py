@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nanochat.tasks.base import GradingError
 from nanochat.tasks.custom.python_files import PythonFile
+from nanochat.tasks.task import GradingError
 from nanochat.tools.sandbox.run import find_isolation, run_tests
 from nanochat.tools.sandbox.settings import Limits
 from nanochat.tools.sandbox.watch import Outcome

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nanochat.errors import PreflightError, StageError
-from nanochat.tasks.base import Example, GradingError, gold_text
 from nanochat.tasks.custom.python_files import PythonFile
 from nanochat.tasks.custom.python_grader import line_of, read_literal, read_score, reason_of
 from nanochat.tasks.mixture import choose_problems
 from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TaskName
+from nanochat.tasks.task import Example, GradingError, gold_text
 from nanochat.tokenizer.chat_format import Conversation, Message, Role
 from nanochat.tools.sandbox.run import find_isolation, run_tests
 from nanochat.tools.sandbox.settings import Limits

@@ -16,7 +16,6 @@ from nanochat.data.source_checks import check_rows
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
-from nanochat.tasks.base import Example
 from nanochat.tasks.custom.graders import grade_text
 from nanochat.tasks.custom.python_files import PythonFile
 from nanochat.tasks.custom.python_grader import grade_with_program
@@ -26,6 +25,7 @@ from nanochat.tasks.multiple_choice.base_models import ChoiceItem
 from nanochat.tasks.multiple_choice.chat_models import Question, render_question
 from nanochat.tasks.parsing import read_rows
 from nanochat.tasks.table import GradeRule, TaskName
+from nanochat.tasks.task import Example
 from nanochat.tokenizer.chat_format import Conversation, Message
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nanochat.tasks.base import Example, single_turn
 from nanochat.tasks.parsing import parse_final_number, row_error, strip_special_tokens
 from nanochat.tasks.table import TaskName
+from nanochat.tasks.task import Example, single_turn
 from nanochat.tokenizer.chat_format import Part
 from nanochat.tools.calculator import calculate
 

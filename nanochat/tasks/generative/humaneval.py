@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from nanochat.tasks.base import Example, single_turn
 from nanochat.tasks.parsing import row_error, strip_special_tokens
 from nanochat.tasks.table import TaskName
+from nanochat.tasks.task import Example, single_turn
 from nanochat.tools.sandbox.run import find_isolation, run_tests
 from nanochat.tools.sandbox.settings import Limits
 

@@ -16,9 +16,9 @@ from nanochat.data.places.builtin.words import split_words, word_list
 from nanochat.data.sources import SourceSpec, describe, resolve_files
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
-from nanochat.tasks.base import Example, check_index, single_turn
 from nanochat.tasks.parsing import parse_final_number, strip_special_tokens
 from nanochat.tasks.table import WordTask
+from nanochat.tasks.task import Example, check_index, single_turn
 from nanochat.tokenizer.chat_format import Part
 from nanochat.tools.calculator import calculate
 

@@ -9,9 +9,9 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nanochat.tasks.base import Example, gold_text, single_turn
 from nanochat.tasks.parsing import RowParser, row_error, strip_special_tokens
 from nanochat.tasks.table import LetterTask
+from nanochat.tasks.task import Example, gold_text, single_turn
 
 
 @dataclass(frozen=True)

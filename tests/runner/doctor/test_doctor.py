@@ -42,8 +42,8 @@ def quick(set_probe, monkeypatch):
     monkeypatch.setattr(software, "usable_cores", lambda: 1)
 
 
-def found(diagnoses):
-    return {diagnosis.name: diagnosis for diagnosis in diagnoses}
+def found(findings):
+    return {finding.name: finding for finding in findings}
 
 
 def test_doctor_tells_the_truth_about_this_machine(quick, capsys, tmp_path, monkeypatch):
@@ -75,9 +75,9 @@ def test_without_mlx_nothing_can_run(quick, monkeypatch, capsys):
 
 def test_a_base_folder_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(base_folder, "find_write_problem", lambda folder: "Read-only file system")
-    diagnosis = found(base_folder.examine_base_folder(tmp_path / "base"))["base folder"]
-    assert diagnosis.level == "failure" and "Read-only file system" in diagnosis.text
-    assert "NANOCHAT_BASE_DIR" in diagnosis.remedy
+    finding = found(base_folder.examine_base_folder(tmp_path / "base"))["base folder"]
+    assert finding.level == "failure" and "Read-only file system" in finding.text
+    assert "NANOCHAT_BASE_DIR" in finding.remedy
 
 
 def test_a_file_system_without_locks_is_a_failure(tmp_path, monkeypatch):
@@ -85,22 +85,22 @@ def test_a_file_system_without_locks_is_a_failure(tmp_path, monkeypatch):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    diagnosis = found(base_folder.examine_base_folder(tmp_path / "base"))["base folder"]
-    assert diagnosis.level == "failure" and "must support `flock`" in diagnosis.text
+    finding = found(base_folder.examine_base_folder(tmp_path / "base"))["base folder"]
+    assert finding.level == "failure" and "must support `flock`" in finding.text
 
 
 def test_contents_that_no_run_uses_and_damaged_runs_are_named(tmp_path):
     folder = stage_folder(tmp_path, "pretrain", "a" * 12)
     folder.path.mkdir(parents=True)
     (folder.path / "weights.bin").write_bytes(bytes(3 * 2**20))
-    diagnosis = found(base_folder.examine_base_folder(tmp_path))["contents"]
-    assert (diagnosis.level, diagnosis.text) == ("hint", "stages 3.00 MiB; 3.00 MiB are used by no run")
+    finding = found(base_folder.examine_base_folder(tmp_path))["contents"]
+    assert (finding.level, finding.text) == ("hint", "stages 3.00 MiB; 3.00 MiB are used by no run")
     run = RunFolder(tmp_path / "runs" / "x" / "20260101-000000")
     run.path.mkdir(parents=True)
     run.state.write_text("{")
-    diagnosis = found(base_folder.examine_base_folder(tmp_path))["runs"]
-    assert diagnosis.level == "warning" and "1 damaged: x/20260101-000000" in diagnosis.text
-    assert str(tmp_path / "runs") in diagnosis.remedy
+    finding = found(base_folder.examine_base_folder(tmp_path))["runs"]
+    assert finding.level == "warning" and "1 damaged: x/20260101-000000" in finding.text
+    assert str(tmp_path / "runs") in finding.remedy
 
 
 def test_a_slow_blas_an_unused_gpu_and_idle_cores_are_named(set_probe, monkeypatch, tmp_path):
@@ -117,37 +117,37 @@ def test_a_slow_blas_an_unused_gpu_and_idle_cores_are_named(set_probe, monkeypat
 def test_two_builds_of_mlx_overwrite_each_other(set_probe, monkeypatch, tmp_path):
     versions = {"mlx": "0.32.4", "mlx-cpu": "0.32.4", "mlx-cuda-13": "0.32.4"}
     monkeypatch.setattr(software, "_version", versions.get)
-    diagnosis = found(software.examine_software(tmp_path))["mlx"]
-    assert diagnosis.level == "warning" and "overwrite" in diagnosis.remedy
+    finding = found(software.examine_software(tmp_path))["mlx"]
+    assert finding.level == "warning" and "overwrite" in finding.remedy
 
 
 def test_missing_packages_are_a_failure_and_those_of_extras_are_not(quick, monkeypatch, tmp_path):
     required = ["pydantic<3,>=2.12", "no-such-package>=1", "a>=2; extra == 'export'", 'b; sys_platform == "beos"']
     monkeypatch.setattr("importlib.metadata.requires", lambda _: required)
-    diagnosis = found(software.examine_software(tmp_path))["packages"]
-    assert (diagnosis.level, diagnosis.text) == ("failure", "missing: no-such-package")
+    finding = found(software.examine_software(tmp_path))["packages"]
+    assert (finding.level, finding.text) == ("failure", "missing: no-such-package")
 
 
 def test_an_address_of_mlflow_that_cannot_work_is_named_without_its_password(quick, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
     assert found(software.examine_software(tmp_path))["mlflow"].level == "warning"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@server:5000")
-    diagnosis = found(software.examine_software(tmp_path))["mlflow"]
-    assert diagnosis.level == "ok" and "secret" not in diagnosis.text
+    finding = found(software.examine_software(tmp_path))["mlflow"]
+    assert finding.level == "ok" and "secret" not in finding.text
 
 
 def test_little_memory_is_a_warning(monkeypatch):
     State = collections.namedtuple("State", "total available")
     monkeypatch.setattr("psutil.virtual_memory", lambda: State(8 * 2**30, 6 * 2**30))
     monkeypatch.setattr("nanochat.runtime.container_memory_bytes", lambda: 2**29)
-    diagnosis = machine._memory()
-    assert diagnosis.level == "warning" and "this container may use 512 MiB" in diagnosis.text
+    finding = machine._memory()
+    assert finding.level == "warning" and "this container may use 512 MiB" in finding.text
 
 
 def test_the_hub_answers_or_not(fake_hub, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    (diagnosis,) = machine.examine_network()
-    assert diagnosis.level in ("ok", "warning") and os.environ["HF_ENDPOINT"] in diagnosis.text
+    (finding,) = machine.examine_network()
+    assert finding.level in ("ok", "warning") and os.environ["HF_ENDPOINT"] in finding.text
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    (diagnosis,) = machine.examine_network()
-    assert diagnosis.level == "warning" and "http://127.0.0.1:9 cannot be reached" in diagnosis.text
+    (finding,) = machine.examine_network()
+    assert finding.level == "warning" and "http://127.0.0.1:9 cannot be reached" in finding.text

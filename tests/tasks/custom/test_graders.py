@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from nanochat.tasks.base import GradingError
 from nanochat.tasks.custom.graders import MAX_COMPLETION_CHARS, check_answer, chosen_label, final_number, grade_text
+from nanochat.tasks.task import GradingError
 
 RIGHT = {
     "exact": [("Paris", "Paris"), ("Paris", "  Paris\n"), ("Paris", "Paris<|assistant_end|>"), ("e\u0301", "\u00e9")],

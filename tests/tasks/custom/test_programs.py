@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from nanochat.tasks.base import Example as TaskExample
-from nanochat.tasks.base import GradingError, grade_completions, single_turn
 from nanochat.tasks.custom.python_files import PythonFile
 from nanochat.tasks.custom.python_grader import grade_with_program
+from nanochat.tasks.task import Example as TaskExample
+from nanochat.tasks.task import GradingError, grade_completions, single_turn
 from nanochat.tools.sandbox.settings import Limits
 
 EXAMPLE = {"question": "2+2?", "answers": ["4"], "choices": []}

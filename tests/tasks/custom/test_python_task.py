@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nanochat.errors import PreflightError, StageError
-from nanochat.tasks.base import GradingError
 from nanochat.tasks.custom.python_files import PythonFile, PythonFileError, read_class, read_function
 from nanochat.tasks.custom.python_task import check_python_task, read_python_task
+from nanochat.tasks.task import GradingError
 
 HEAD = "class Sums:\n def num_examples(self): return 3\n"
 EXAMPLE = ' def get_example(self, i): return {"messages": [{"role": "user", "content": f"{i}+1?"}], "sum": i + 1}\n'

@@ -10,11 +10,11 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
-from nanochat.tasks.base import grade_completions
 from nanochat.tasks.custom.python_files import PythonFile
 from nanochat.tasks.custom.question_rows import QuestionRow, row_parser
 from nanochat.tasks.custom.questions import Grading, check_questions, read_choice_items, read_questions
 from nanochat.tasks.multiple_choice.base_models import ChoiceItem
+from nanochat.tasks.task import grade_completions
 
 CAPITALS = [
     {"question": "Capital of France?", "answer": "Paris", "choices": ["Rome", "Paris"]},

@@ -24,7 +24,7 @@ from nanochat.storage.layout import SweepFolder
 _DIGITS = 6
 _EFFECTS_INTRO = """\
 For each value of a field: the mean of the result over all cells that have the value, with any values of the other
-fields. `±` is the standard deviation of that mean over seeds; differences that are not clearly larger say nothing."""
+fields. `±` is the standard deviation of that mean over seeds; a difference that is not clearly larger means nothing."""
 _UNBALANCED = """\
 These values were not all tried with the same values of the other fields, so part of the difference is due to those."""
 _CURVES_INTRO = "The training loss of every cell, averaged over neighbouring steps."

@@ -9,7 +9,7 @@ Level = Literal["ok", "hint", "warning", "failure"]
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Finding:
     """A property of this machine or of the installation, and the remedy if something is wrong with it."""
 
     name: str
