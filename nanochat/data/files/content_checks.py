@@ -12,11 +12,12 @@ from nanochat.data.files.bad_rows import RowProblems
 from nanochat.data.files.cursors import START
 from nanochat.data.files.digests import LineFilter
 from nanochat.data.files.file_kinds import FileKind, kind_of, reader_of
+from nanochat.data.files.formats.encodings import foreign_encoding
 from nanochat.data.files.formats.json_lines import JsonLine, json_lines, parse_line
 from nanochat.data.files.formats.parquet_batches import open_parquet
 from nanochat.data.files.formats.parquet_footer import column_paths
 from nanochat.data.files.formats.readable_file import ReadableFile
-from nanochat.data.files.formats.streams import foreign_encoding, raw_lines
+from nanochat.data.files.formats.streams import raw_lines
 from nanochat.data.files.readers import decode_line, read_texts
 from nanochat.data.files.selection.file_selection import EMPTY, NO_COLUMN, NO_USABLE_ROW, OTHER_GROUP
 from nanochat.errors import PreflightError, StageError

@@ -14,18 +14,12 @@ from nanochat.data.files.bad_rows import NOT_UTF8, RowProblems
 from nanochat.data.files.cursors import Cursor
 from nanochat.data.files.file_kinds import READABLE, reader_of
 from nanochat.data.files.file_sizes import SMALL_BYTES
+from nanochat.data.files.formats.encodings import encoding_problem, foreign_encoding, not_utf8
 from nanochat.data.files.formats.html_text import html_text
 from nanochat.data.files.formats.json_lines import found_type, json_lines
 from nanochat.data.files.formats.parquet_batches import parquet_rows
 from nanochat.data.files.formats.readable_file import FileRow, ReadableFile
-from nanochat.data.files.formats.streams import (
-    encoding_problem,
-    foreign_encoding,
-    not_utf8,
-    raw_lines,
-    read_before,
-    read_whole,
-)
+from nanochat.data.files.formats.streams import raw_lines, read_before, read_whole
 from nanochat.data.files.formats.xml_text import xml_text
 from nanochat.data.files.parquet_texts import parquet_texts
 from nanochat.data.splits import held_out_by

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from nanochat.data.files.formats.streams import encoding_problem, open_text
+from nanochat.data.files.formats.encodings import encoding_problem
+from nanochat.data.files.formats.streams import open_text
 from nanochat.data.ingest.row_tables import FoundRow, UnreadableFileError
 from nanochat.plurals import several
 

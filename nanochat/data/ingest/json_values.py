@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from nanochat.data.files.formats.encodings import encoding_problem
 from nanochat.data.files.formats.json_lines import TOO_DEEP
-from nanochat.data.files.formats.streams import encoding_problem, open_text
+from nanochat.data.files.formats.streams import open_text
 from nanochat.data.ingest.row_tables import FoundRow, Row, UnreadableFileError, read_integer
 
 _READ_CHARS = 1 << 20

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.data.files.cursors import START, Cursor
-from nanochat.data.files.formats.streams import encoding_problem, not_utf8, raw_lines
+from nanochat.data.files.formats.encodings import encoding_problem, not_utf8
+from nanochat.data.files.formats.streams import raw_lines
 from nanochat.plurals import list_names, several
 
 HALF_PAIR = "holds half of a surrogate pair (an escape such as \\ud83d on its own)"
