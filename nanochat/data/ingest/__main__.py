@@ -15,6 +15,7 @@ from nanochat import runtime
 from nanochat.data.ingest.convert import convert
 from nanochat.data.ingest.store import FOLDER, LOCK_FILE, unconverted_files
 from nanochat.errors import OK, NanochatError
+from nanochat.storage.file_errors import explain_file_error
 from nanochat.storage.files import make_folder
 from nanochat.storage.locking import lock_file
 
@@ -33,9 +34,12 @@ def main(arguments: list[str]) -> int:
             for number, path in enumerate(paths):
                 if unconverted_files([path], base=base, are_loaded=True):
                     convert(path, base=base, on_progress=partial(_report, number))
-    except NanochatError as error:
-        _report(str(error))
-        return error.exit_code
+    except (NanochatError, OSError) as error:
+        known = explain_file_error(error) if isinstance(error, OSError) else error
+        if known is None:
+            raise
+        _report(str(known))
+        return known.exit_code
     return OK
 
 

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanochat.data.files.content_checks import document_lines
 from nanochat.data.files.digests import LineFilter
-from nanochat.data.files.selection.data_file import DataFile
-from nanochat.data.source_splits import document_files
-from nanochat.data.sources import SourceSpec, describe, digest, validation_frac
+from nanochat.data.sources import SourceSpec, describe, digest
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
-from nanochat.plan.estimate.dataset_sizes import builtin_chars, builtin_held_out_chars
 from nanochat.plan.estimate.device_classes import DeviceClass
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.runner.preflight.crop_estimate import crop_notes
 from nanochat.runner.preflight.hub_pins import with_pins
-from nanochat.runner.preflight.row_counts import count_examples
+from nanochat.runner.preflight.source_sizes import count_examples, held_out_chars, text_chars
 from nanochat.runner.preflight.starting_weights import find_other_tokenizer, find_starting_weights
 from nanochat.runner.store.stage_cache import CacheLookup, UnresolvedStage, look_up_plan
 from nanochat.runner.store.verification import ModelFiles
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
-_CHARS_PER_COMPRESSED_BYTE = 4
-"""A rough average for compressed text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +85,8 @@ def prepare(loaded: LoadedRecipe, base: Path, *, mac_bytes: int | None = None) -
         digests=read_digest,
         device_class=device,
         memory_bytes=mac_bytes,
-        text_chars=lambda source: _text_chars(source, base),
-        held_out_chars=lambda source: _held_out_chars(source, base),
+        text_chars=lambda source: text_chars(source, base=base),
+        held_out_chars=lambda source: held_out_chars(source, base=base),
         count_examples=lambda item: count_examples(item, base=base),
         start_models=starts.configs,
     )
@@ -120,37 +115,6 @@ def _usable_lines(source: SourceSpec) -> LineFilter | None:
     from nanochat.tasks.conversations import conversation_lines  # imported late: few recipes plan with local chats
 
     return conversation_lines(source)
-
-
-def _text_chars(source: SourceSpec, base: Path) -> int | None:
-    """Return about how many characters of training text a source has, None if that is unknown without reading it."""
-    if source.path is None:
-        return builtin_chars(source)
-    try:
-        return _sum_chars(document_files(source, base=base).train)
-    except PreflightError:  # already listed in `problems`
-        return None
-
-
-def _held_out_chars(source: SourceSpec, base: Path) -> int | None:
-    """Return about how many characters of held-out text a source has, None if that is unknown without reading it."""
-    if source.path is None:
-        return builtin_held_out_chars(source)
-    try:
-        files = document_files(source, base=base)
-    except PreflightError:  # already listed in `problems`
-        return None
-    chars = _sum_chars(files.validation or files.train)
-    return chars if files.validation else round(validation_frac(source) * chars)
-
-
-def _sum_chars(files: Iterable[DataFile[Path]]) -> int:
-    return sum(file.size * (_CHARS_PER_COMPRESSED_BYTE if _is_compressed(file) else 1) for file in files)
-
-
-def _is_compressed(file: DataFile[Path]) -> bool:
-    kind = file.kind
-    return kind is not None and (kind.reader == "parquet" or kind.compression is not None)
 
 
 def guess_device_class() -> DeviceClass:
