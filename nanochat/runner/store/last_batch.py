@@ -9,7 +9,6 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from nanochat.plan.plan import StagePlan
-from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.job import Job
 from nanochat.plan.stages import STAGES
 from nanochat.storage.files import read_file
@@ -33,12 +32,9 @@ def last_halvings(stage: StagePlan, folder: StageFolder) -> int:
         last = Job.model_validate_json(read_file(folder.job)).execution
     except (OSError, ValidationError):  # the first attempt, or one of a version with other fields
         return 0
-    is_same = all(_value(last, name) == _value(stage.execution, name) for name in _FIELDS_FOR_MEMORY)
+    now = stage.execution
+    is_same = all(getattr(last, name) == getattr(now, name) for name in _FIELDS_FOR_MEMORY)
     return last.batch_halvings if is_same and has_automatic_batch(stage) else 0
-
-
-def _value(execution: ExecutionSpec, name: str) -> object:
-    return getattr(execution, name)
 
 
 def describe_last_batch(stage: StagePlan, folder: StageFolder) -> str:

@@ -83,8 +83,8 @@ def _is_unsent(run: Run) -> bool:
     return link is None or not link.is_complete or link.status != RUN_STATUS[run.state.status]
 
 
-def is_in_store(run: Run, base: Path) -> bool | None:
-    """Return whether the store that a run names has the run and its stages, or None if only MLflow can say.
+def is_in_store(run: Run, base: Path) -> bool:
+    """Return whether the store of a run is known to have it and its stages. Of a server, only MLflow knows.
 
     Users may delete runs in MLflow, delete or move its database, or name another store.
     """
@@ -100,7 +100,7 @@ def is_in_store(run: Run, base: Path) -> bool | None:
     if len(ids) < len(links) or links[0] is None or links[0].models_digest != models_digest(run_view(run.folder, base)):
         return False
     database = database_path(tracking.uri)
-    return None if database is None else holds_runs(database, ids)
+    return database is not None and holds_runs(database, ids)
 
 
 def _computed_stages(state: RunState, base: Path) -> list[tuple[StageEntry, StageFolder]]:
