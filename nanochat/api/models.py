@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from nanochat import runtime
 from nanochat.errors import RecipeError
@@ -188,7 +188,7 @@ def open_engine(folder: Path, chosen: Runtime) -> Engine:
 
 def _continue_conversation(session: ChatSession, messages: Messages) -> str:
     """Put a conversation into a session, and return its last message, which the user wrote."""
-    from nanochat.tokenizer.chat_format import Message
+    from nanochat.tokenizer.chat_format import Message, Role
 
     if not all(set(message) == {"role", "content"} for message in messages):
         raise RecipeError("each message of a conversation needs `role` and `content`, and nothing else")
@@ -198,12 +198,8 @@ def _continue_conversation(session: ChatSession, messages: Messages) -> str:
     roles = [message["role"] for message in (*earlier, last)]
     if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
         raise RecipeError(f"a conversation alternates between user and assistant and ends with user, not {roles}")
-    session.turns = tuple(Message(_role(message["role"]), message["content"]) for message in earlier)
+    session.turns = tuple(Message(cast(Role, message["role"]), message["content"]) for message in earlier)
     return last["content"]
-
-
-def _role(name: str) -> Literal["user", "assistant"]:
-    return "user" if name == "user" else "assistant"
 
 
 def _collect(session: ChatSession, text: str, on_text: Callable[[str], None] | None) -> str:

@@ -76,8 +76,7 @@ def read_link(path: Path) -> Link | None:
 
 def read_key(path: Path) -> str:
     """Return the key of the folder's MLflow run, or an empty text if none was ever created."""
-    link = Link.read(path)
-    return "" if link is None else link.key
+    return (Link.read(path) or Link()).key
 
 
 def reserve_key(path: Path) -> str:

@@ -86,7 +86,8 @@ class _Loop(Generic[RowsType]):
         while not self._is_at_end():
             # Rates may depend on how much of the data is consumed, so they come before the step's rows are drawn.
             rates = self.callbacks.rates(self.position.step)
-            batch = self._next_batch()
+            with self._busy():
+                batch = self.callbacks.next_batch()
             if batch is None:
                 break
             self._train_step(batch, rates)
@@ -111,10 +112,6 @@ class _Loop(Generic[RowsType]):
         elapsed = self.callbacks.clock() - began
         self.busy_seconds += elapsed
         self.step_seconds += elapsed
-
-    def _next_batch(self) -> RowsType | None:
-        with self._busy():
-            return self.callbacks.next_batch()
 
     def _train_step(self, batch: RowsType, rates: Rates) -> None:
         with self._busy():

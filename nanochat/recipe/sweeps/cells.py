@@ -98,7 +98,8 @@ def make_cells(
             number = first + len(cells)
             try:
                 variant = _variant(loaded, setting, written[index], names[len(cells)], seed)
-                cells.append(Cell(number, _resolved(variant, written[index]), variant))
+                values = {path: _value_in(variant, path, value) for path, value in written[index].items()}
+                cells.append(Cell(number, values, variant))
             except LocatedRecipeError as error:
                 cells.append(Cell(number, written[index], loaded))
                 for diagnostic in error.diagnostics:
@@ -123,12 +124,8 @@ def _variant(
     return load_variant(loaded, changes, [*loaded.overrides, *flags])
 
 
-def _resolved(variant: LoadedRecipe, written: Mapping[str, Plain]) -> dict[str, Plain]:
-    """Return the values as the recipe understands them, so that `1M` and `1000000` are shown as the same number."""
-    return {path: _value_in(variant, path, value) for path, value in written.items()}
-
-
 def _value_in(variant: LoadedRecipe, path: str, written: Plain) -> Plain:
+    """Return a value as the recipe understands it, so that `1M` and `1000000` are shown as the same number."""
     value: object = variant.recipe
     for name in split_path(path):
         value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)

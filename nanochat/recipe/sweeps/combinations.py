@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
-from nanochat.recipe.check.conditions import Condition, ConditionError, parse_condition
+from nanochat.recipe.check.conditions import ConditionError, parse_condition
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.merge.overrides import split_path, tree_of
 from nanochat.recipe.merge.tree import KeyPath, Plain, merge, plain, resolve_paths
@@ -99,15 +99,11 @@ def _with_conditions(loaded: LoadedRecipe, sweep: Sweep, settings: list[Setting]
     for number, text in enumerate(texts):
         condition = parse_condition(text, list(settings[0]) if settings else [])
         try:
-            settings = [setting for setting in settings if _meets(loaded, setting, condition)]
+            settings = [setting for setting in settings if condition.is_met(written_values(loaded, setting))]
         except ConditionError as error:
             path = ("sweep", "where") if isinstance(sweep.where, str) else ("sweep", "where", number)
             raise LocatedRecipeError([_at(loaded, path, "bad-condition", str(error), error.help)]) from None
     return settings
-
-
-def _meets(loaded: LoadedRecipe, setting: Setting, condition: Condition) -> bool:
-    return condition.is_met(written_values(loaded, setting))
 
 
 def changes_of(setting: Setting) -> list[Node]:

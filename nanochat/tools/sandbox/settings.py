@@ -39,12 +39,8 @@ class Settings(NamedTuple):
     """The program's own folder."""
     limits: Limits
 
-    def dump(self) -> str:
-        """Return the settings as text."""
-        return json.dumps(self)
-
     @staticmethod
     def load(text: str) -> Settings:
-        """Return the settings of which `dump` made `text`."""
+        """Return the settings that were written as JSON."""
         isolation, folder, limits = json.loads(text)
         return Settings(isolation, folder, Limits(*limits))

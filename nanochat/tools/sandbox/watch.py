@@ -78,7 +78,7 @@ def _supervisor(settings: Settings) -> Iterator[tuple[subprocess.Popen[bytes], I
         report = cleanup.enter_context(open(read_end, "rb", buffering=0))  # noqa: PTH123
         try:
             process = subprocess.Popen(
-                [sys.executable, *_OPTIONS, "-c", _COMMAND, settings.dump(), str(write_end), str(_PACKAGES)],
+                [sys.executable, *_OPTIONS, "-c", _COMMAND, json.dumps(settings), str(write_end), str(_PACKAGES)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
