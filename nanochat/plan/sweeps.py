@@ -56,9 +56,11 @@ def compile_cells(
     return plans
 
 
-def compile_sweep(loaded: LoadedRecipe, *, are_many_fine: bool = False) -> None:
+def compile_sweep(
+    loaded: LoadedRecipe, compile_cell: Callable[[LoadedRecipe], Plan] = compile_plan, *, are_many_fine: bool = False
+) -> None:
     """Raise a LocatedRecipeError if a cell of a sweep is wrong, of a search in one of its examples."""
-    compile_cells(loaded, list_cells(loaded, are_many_fine=are_many_fine))
+    compile_cells(loaded, list_cells(loaded, are_many_fine=are_many_fine), compile_cell)
 
 
 def stages_until(plan: Plan, until: str | None) -> list[StagePlan]:

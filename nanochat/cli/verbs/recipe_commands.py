@@ -8,13 +8,17 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nanochat import runtime
 from nanochat.cli.json_output import print_json
 from nanochat.data.places.connection import is_offline
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.plurals import several
-from nanochat.recipe.load import load_recipe
+from nanochat.recipe.load import LoadedRecipe, load_recipe
+
+if TYPE_CHECKING:
+    from nanochat.plan.plan import Plan
 
 _CACHED_HERE = (
     "stages that are cached here count as done on the Mac too; to see what all of them cost, set NANOCHAT_BASE_DIR to "
@@ -100,13 +104,18 @@ def check(options: argparse.Namespace) -> None:
     from nanochat.plan.sweeps import compile_sweep
     from nanochat.runner.preflight.starting_weights import known_start_models
 
+    def compile_here(loaded: LoadedRecipe) -> Plan:
+        return compile_plan(loaded, start_models=known_start_models(loaded.recipe, runtime.base_dir()))
+
     problems = []
     for path in options.recipes:
         try:
             loaded = load_recipe(path, overrides_of(options))
-            compile_plan(loaded, start_models=known_start_models(loaded.recipe, runtime.base_dir()))
-            if loaded.recipe.sweep is not None:
-                compile_sweep(loaded, are_many_fine=options.yes)
+            if loaded.recipe.sweep is None:
+                compile_here(loaded)
+            else:  # cells may have the model of the weights that they start from, although the recipe has not
+                compile_plan(loaded)
+                compile_sweep(loaded, compile_here, are_many_fine=options.yes)
         except RecipeError as error:
             problems.append(str(error))
         else:

@@ -57,6 +57,14 @@ def test_pretraining_from_a_different_model_is_refused_at_its_place(bench, weigh
     assert bench.calls() == []
 
 
+def test_check_of_a_sweep_names_the_cells_that_do_not_suit_the_weights(bench, weights, capsys):
+    """Whether the recipe itself would suit them does not matter."""
+    sweep = ("sweep={over: {model.n_layer: [1, 2]}}", "model.n_layer=3", f"pretrain.init_from={weights}")
+    assert main(["check", str(bench.recipe), *flags(*sweep)]) == 2
+    said = capsys.readouterr().err
+    assert "n_layer 1 there, 2 here" in said and "in cell 2" in said and "1 error in the recipe" in said
+
+
 def test_pretraining_from_fewer_pieces_than_the_recipe_asks_for_is_noted(bench, weights):
     """A small text yields fewer pieces than the recipe asks for, so that the weights may fit."""
     change(weights, vocab_size=280)
