@@ -11,7 +11,7 @@ import numpy as np
 
 from nanochat.inference.answer_text import AnswerDecoder, parse_answer
 from nanochat.inference.chat_settings import ChatSettings
-from nanochat.inference.engine import Engine, answer_limit, prompt_limit
+from nanochat.inference.engine import Engine, answer_limit, fit_text, prompt_limit
 from nanochat.inference.sampling import Sampling
 from nanochat.plurals import several
 from nanochat.tokenizer.chat_format import Conversation, FittedPrompt, Message, fit_for_completion
@@ -46,9 +46,7 @@ class ChatSession:
         """Return the prompt for the next question: the newest turns that leave room for an answer."""
         limit = prompt_limit(self._context, self.settings.max_tokens)
         if self.is_raw:
-            ids = self.tokenizer.encode(text)
-            dropped = max(0, 1 + len(ids) - limit)
-            return FittedPrompt([self.tokenizer.bos_id, *ids[dropped:]], dropped_tokens=dropped)
+            return fit_text(self.tokenizer, text, max_tokens=limit)
         system = (Message("system", self.system),) if self.system else ()
         conversation = Conversation((*system, *self.turns, Message("user", text)))
         return fit_for_completion(self.tokenizer, conversation, max_tokens=limit)

@@ -22,6 +22,7 @@ from nanochat.inference.generation import Completion, Markers, Request
 from nanochat.inference.sampling import Sampling
 from nanochat.model.dispatch import FastGPT
 from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.tokenizer.chat_format import FittedPrompt
 
 
 class _SubmittedStep(NamedTuple):
@@ -198,6 +199,13 @@ class Engine:
 def prompt_limit(context: int, max_tokens: int) -> int:
     """Return how many tokens of a context a prompt may fill: all but `max_tokens`, or half if that is more."""
     return context - min(max_tokens, context // 2)
+
+
+def fit_text(tokenizer: Tokenizer, text: str, *, max_tokens: int) -> FittedPrompt:
+    """Return the prompt that a text is to be continued from: BOS and its last tokens, at most `max_tokens` in all."""
+    ids = tokenizer.encode(text)
+    dropped = max(0, 1 + len(ids) - max_tokens)
+    return FittedPrompt([tokenizer.bos_id, *ids[dropped:]], dropped_tokens=dropped)
 
 
 def answer_limit(context: int, prompt_tokens: int, max_tokens: int) -> int:

@@ -14,7 +14,7 @@ from lm_eval.api.model import LM
 
 from nanochat.evals.choice_tasks import option_continuations
 from nanochat.evals.continuations import Continuation, score_continuations
-from nanochat.inference.engine import Engine, prompt_limit
+from nanochat.inference.engine import Engine, fit_text, prompt_limit
 from nanochat.inference.sampling import Sampling
 from nanochat.tasks.multiple_choice.base_models import ChoiceItem
 
@@ -100,10 +100,10 @@ class HarnessModel(LM):  # type: ignore[misc]
             prompts = []
             for number in numbers:
                 context = requests[number][0]
-                ids = self._engine.tokenizer.encode(context)
-                if len(ids) >= limit:
+                prompt = fit_text(self._engine.tokenizer, context, max_tokens=limit)
+                if prompt.is_cut:
                     self.cut.add(context)
-                prompts.append([self._engine.tokenizer.bos_id, *ids[max(0, 1 + len(ids) - limit) :]])
+                prompts.append(prompt.ids)
             completions = self._engine.complete(
                 prompts,
                 max_tokens=max_tokens,
