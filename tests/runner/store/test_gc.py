@@ -129,6 +129,11 @@ def test_gc_deletes_token_caches_whose_tokenizer_no_run_uses(finished, locks_of_
 DEAD_PID = 999_999_999  # above the largest process id that Linux hands out
 
 
+def test_gc_takes_a_folder_for_no_tokenizer(finished):
+    (finished.stage_folder("tokenizer").out / "tokenizer.model").mkdir()
+    assert find_unreferenced_token_caches(finished.base) == []
+
+
 def test_gc_deletes_what_killed_processes_were_writing(finished):
     """What living processes write stays, and so does everything in a folder that is locked, whoever locks it."""
     run = finished.first

@@ -74,7 +74,12 @@ def delete_unreferenced_stages(base: Path) -> list[Unreferenced]:
 
 def find_unreferenced_token_caches(base: Path) -> list[Unreferenced]:
     """Return the token caches whose tokenizer belongs to no referenced stage. Raises as `find_unreferenced_stages`."""
-    known = {sha256_of_file(path) for stage in _referenced_folders(base) for path in stage.rglob(TOKENIZER_FILE)}
+    known = {
+        sha256_of_file(path)
+        for stage in _referenced_folders(base)
+        for path in stage.rglob(TOKENIZER_FILE)
+        if path.is_file()
+    }
     return [
         Unreferenced(folder, folder_bytes(folder))
         for folder in sorted((base / FOLDER).glob("*"))
