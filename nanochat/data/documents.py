@@ -22,7 +22,7 @@ from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, read_texts
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.places.builtin import stdlib_corpus
 from nanochat.data.source_splits import Split, document_files
-from nanochat.data.sources import SourceSpec, describe, validation_frac
+from nanochat.data.sources.source_spec import SourceSpec, describe, validation_frac
 from nanochat.errors import PreflightError, StageError
 from nanochat.plurals import several
 

@@ -17,7 +17,7 @@ from nanochat.data.files.file_sizes import are_small
 from nanochat.data.files.selection.file_selection import list_reasons
 from nanochat.data.ingest.store import parts_by_file
 from nanochat.data.source_splits import Split, document_files, with_content
-from nanochat.data.sources import SourceSpec, as_preflight_error, describe, validation_frac
+from nanochat.data.sources.source_spec import SourceSpec, as_preflight_error, describe, validation_frac
 from nanochat.data.task_rows import first_rows, iter_rows, split_files
 from nanochat.errors import PreflightError
 from nanochat.plurals import several

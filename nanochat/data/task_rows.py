@@ -14,7 +14,7 @@ from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.files.readers import read_rows
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import row_files
-from nanochat.data.sources import SourceSpec, describe
+from nanochat.data.sources.source_spec import SourceSpec, describe
 from nanochat.errors import PreflightError, StageError
 
 Parsed = TypeVar("Parsed")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.execution import derive_monitored, execution_spec
@@ -31,7 +31,7 @@ from nanochat.plan.estimate.text_sizes import TextSizes, find_text_sizes
 from nanochat.plan.fingerprint import identity
 from nanochat.plan.fitting import check_distributed
 from nanochat.plan.plan import Plan, StagePlan
-from nanochat.plan.source_specs import source_specs
+from nanochat.plan.recipe_sources import source_specs
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.job import StageSpec, stage_sources
 from nanochat.plan.specs.spec import StageName

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate.estimate import Estimate
 from nanochat.plan.specs.execution import ExecutionSpec

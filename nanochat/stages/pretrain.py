@@ -13,7 +13,7 @@ from nanochat.data.documents import DocumentStream
 from nanochat.data.loaders.batches import Batch, BatchLoader
 from nanochat.data.loaders.document_rows import Document, DocumentRows, DocumentRowsState
 from nanochat.data.loaders.stream_mixture import Stream
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.data.token_cache.cache import cached_stream
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.inference.engine import Engine

@@ -24,7 +24,7 @@ from nanochat.data.files.formats.readable_file import FileRow, ReadableFile
 from nanochat.data.files.readers import read_values
 from nanochat.data.source_checks import is_small
 from nanochat.data.source_splits import row_files
-from nanochat.data.sources import SourceSpec, as_preflight_error, describe
+from nanochat.data.sources.source_spec import SourceSpec, as_preflight_error, describe
 from nanochat.data.task_rows import split_files
 from nanochat.errors import StageError
 from nanochat.plurals import several

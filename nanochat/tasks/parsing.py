@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from nanochat.data.sources import SourceSpec, describe
+from nanochat.data.sources.source_spec import SourceSpec, describe
 from nanochat.data.splits import parse_split
 from nanochat.data.task_rows import iter_rows
 from nanochat.errors import PreflightError, StageError

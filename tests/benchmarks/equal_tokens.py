@@ -116,7 +116,7 @@ def _write_rows(options: argparse.Namespace) -> int:
     """Prepare the rows of all runs, and return the size of the vocabulary."""
     from parts.equal_tokens_rows import write_rows
 
-    from nanochat.data.sources import SourceSpec
+    from nanochat.data.sources.source_spec import SourceSpec
 
     began = time.monotonic()
     source = SourceSpec(name="text", path=(str(options.text / "*"),), validation_shard=options.validation_shard)

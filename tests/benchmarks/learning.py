@@ -37,7 +37,7 @@ from nanochat import runtime
 if TYPE_CHECKING:  # NumPy and MLX are imported after `runtime.prepare`
     from nanochat.data.loaders.batches import Batch
     from nanochat.data.packing.document_packer import IntArray
-    from nanochat.data.sources import SourceSpec
+    from nanochat.data.sources.source_spec import SourceSpec
     from nanochat.model.architectures import Architecture
     from nanochat.optim.groups import Variant
     from nanochat.optim.optimizer import Optimizer
@@ -112,7 +112,7 @@ def _read_data(options: argparse.Namespace) -> _Data:
     from nanochat.data.documents import DocumentStream
     from nanochat.data.loaders.batches import BatchLoader
     from nanochat.data.loaders.document_rows import DocumentRows
-    from nanochat.data.sources import SourceSpec
+    from nanochat.data.sources.source_spec import SourceSpec
     from nanochat.stages.suites.held_out_text import held_out_batches
 
     base = Path(tempfile.gettempdir()) / "nanochat-learning"
@@ -139,7 +139,7 @@ def _read_data(options: argparse.Namespace) -> _Data:
 def _tokenizer(source: SourceSpec, base: Path) -> Tokenizer:
     """Return the tokenizer for these files. It is trained once and then cached."""
     from nanochat.data.documents import single_pass
-    from nanochat.data.sources import digest
+    from nanochat.data.sources.source_contents import digest
     from nanochat.tokenizer import bpe
 
     folder = base / "tokenizers" / digest(source, base=base)[:16]

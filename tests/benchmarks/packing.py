@@ -23,7 +23,7 @@ from parts.measuring import median_and_range, option_parser, seconds
 
 from nanochat.data.packing.document_packer import BufferedDocument, DocumentPacker
 from nanochat.data.places.builtin import stdlib_corpus
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.data.token_cache.cache import CachedStream, cached_stream
 from nanochat.tokenizer import bpe
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from server_fixtures import _no_pauses, certificate, fake_hub, web  # noqa: F401  (fixtures)
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 
 
 class ByteTokenizer:

@@ -17,7 +17,7 @@ from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.files.held_out_documents import chunk_text, cut_lines
 from nanochat.data.files.readers import read_texts
 from nanochat.data.loaders.stream_mixture import Mixture
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError, StageError
 
 TEXTS = [f"document {i} " + "x" * (i % 7) for i in range(60)]

@@ -18,7 +18,7 @@ from nanochat.data.files.cursors import START
 from nanochat.data.files.file_sizes import estimate_rows
 from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.files.readers import read_texts
-from nanochat.data.sources import digest
+from nanochat.data.sources.source_contents import digest
 from nanochat.errors import PreflightError
 
 LINES = [f"line {i}: caf\u00e9 \U0001f600 \u2028 {'x' * i}\n" for i in range(50)]

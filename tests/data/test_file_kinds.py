@@ -18,7 +18,7 @@ from nanochat.data.files.readers import read_texts, read_values
 from nanochat.data.files.selection.file_selection import NO_ROWS, OTHER_GROUP
 from nanochat.data.ingest.convert import convert
 from nanochat.data.source_splits import row_files
-from nanochat.data.sources import digest, list_files, resolve_files
+from nanochat.data.sources.source_contents import digest, list_files, resolve_files
 from nanochat.data.task_rows import iter_rows
 from nanochat.errors import StageError
 

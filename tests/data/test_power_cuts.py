@@ -14,7 +14,8 @@ import pytest
 
 from nanochat.data.ingest import convert
 from nanochat.data.places import manifest
-from nanochat.data.sources import SourceSpec, fetch
+from nanochat.data.sources.source_downloads import fetch
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.runner.preflight.hub_pins import write_lock
 
 LINES = b"".join(b'{"text": "line %d"}\n' % i for i in range(30))

@@ -10,7 +10,7 @@ from nanochat.data.documents import single_pass
 from nanochat.data.files import digests, file_sizes
 from nanochat.data.ingest.convert import convert
 from nanochat.data.source_checks import check_documents, check_rows
-from nanochat.data.sources import SourceSpec, describe
+from nanochat.data.sources.source_spec import SourceSpec, describe
 from nanochat.errors import PreflightError, StageError
 from nanochat.storage.checked_json import read_checked
 

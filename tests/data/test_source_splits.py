@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from nanochat.data.documents import single_pass
 from nanochat.data.files.selection.file_selection import COPY
 from nanochat.data.source_splits import document_files, has_split, row_files
-from nanochat.data.sources import SourceSpec, list_files
+from nanochat.data.sources.source_contents import list_files
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.data.task_rows import iter_rows
 from nanochat.errors import PreflightError, StageError
 

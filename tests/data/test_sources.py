@@ -8,7 +8,8 @@ import pytest
 
 from nanochat.data.files.content_checks import document_lines
 from nanochat.data.files.digests import remembered_digests
-from nanochat.data.sources import SourceSpec, check_source, digest, list_files, resolve_files, validation_frac
+from nanochat.data.sources.source_contents import check_source, digest, list_files, resolve_files
+from nanochat.data.sources.source_spec import SourceSpec, validation_frac
 from nanochat.errors import PreflightError
 from nanochat.storage.files import write_text
 
@@ -199,7 +200,7 @@ def test_check_source_accepts_good_sources(files, base):
 def test_importing_sources_loads_nothing_heavy():
     """Planning a run imports this module and must remain quick."""
     program = (
-        "import sys, nanochat.data.sources\n"
+        "import sys, nanochat.data.sources.source_contents\n"
         "heavy = {'mlx', 'numpy', 'pyarrow', 'requests', 'huggingface_hub', 'datasets', 'sentencepiece', 'mlflow'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -213,7 +214,8 @@ def test_planning_looks_into_rows_beside_notes_without_pyarrow(files, base):
         files.compressed(f"notes/{name}", '{"body": "x"}\n')
     files.text("notes/f.md", "note")
     program = (
-        "import sys\nfrom pathlib import Path\nfrom nanochat.data.sources import SourceSpec, list_files\n"
+        "import sys\nfrom pathlib import Path\nfrom nanochat.data.sources.source_contents import list_files\n"
+        "from nanochat.data.sources.source_spec import SourceSpec\n"
         f"files = list_files(SourceSpec(name='x', path=({str(files.folder / 'notes')!r},)), base=Path('base'))\n"
         "print([path.name for path in files.paths], 'pyarrow' in sys.modules)"
     )

@@ -6,7 +6,7 @@ import pytest
 
 from nanochat.data.files.formats.json_lines import json_lines
 from nanochat.data.files.selection.data_file import split_of_file
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.data.task_rows import iter_rows, split_files
 from nanochat.errors import PreflightError, StageError
 

@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.evals.chat_tasks import evaluate_categorical
 from nanochat.evals.choice_tasks import evaluate_choices, option_continuations
 from nanochat.model.config import GPTConfig

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
 from nanochat.plan.plan import Plan

@@ -12,8 +12,8 @@ from typing import cast, get_args, get_origin
 
 from pydantic import BaseModel, JsonValue
 
-from nanochat.data import sources
 from nanochat.data.places.builtin import stdlib_corpus
+from nanochat.data.sources.source_spec import DEFAULT_VALIDATION_FRAC
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.plan.derive.identity import LIMIT_FIELDS, ORIGIN_FIELDS
@@ -119,7 +119,7 @@ def _source_defaults() -> Table:
     """Return the defaults of sources, including those that the data room fills in."""
     return {
         **dict(_walk(schema.Source, "sources.*", ORIGIN_FIELDS | LIMIT_FIELDS)),
-        "held out, by hash": sources.DEFAULT_VALIDATION_FRAC,
+        "held out, by hash": DEFAULT_VALIDATION_FRAC,
         "held out, by hash, python-stdlib": stdlib_corpus.VALIDATION_FRAC,
     }
 

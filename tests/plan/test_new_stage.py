@@ -18,7 +18,7 @@ from pydantic import Field
 from nanochat.checkpoint.model_folder import load_tokenizer
 from nanochat.cli.progress import PlainDisplay
 from nanochat.data.documents import single_pass
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import RecipeError
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.estimate.estimate import Estimate

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.data.ingest.convert import convert
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.plan.specs.inputs import SftItem, WeightedSource
 from nanochat.plan.specs.suites import BpbSuiteSpec, ChatSuiteSpec
 from nanochat.plan.text.source_files import source_uses

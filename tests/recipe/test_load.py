@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.data.sources import SourceSpec, resolve_files
+from nanochat.data.sources.source_contents import resolve_files
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import RecipeError
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.load import load_recipe

@@ -17,7 +17,7 @@ import mlx.core as mx
 import pytest
 
 from nanochat.checkpoint.model_folder import save_model
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import InterruptedRun
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT

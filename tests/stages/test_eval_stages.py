@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec
 from nanochat.plan.specs.suites import (

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import ExpectationError, InterruptedRun
 from nanochat.export.trial import Answer
 from nanochat.plan.specs.evaluation import ExportSpec

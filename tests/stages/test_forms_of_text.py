@@ -18,7 +18,7 @@ import pytest
 from nanochat.data.documents import single_pass
 from nanochat.data.ingest.convert import convert
 from nanochat.data.ingest.pending import files_to_convert
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig

@@ -14,7 +14,7 @@ import pytest
 
 from nanochat.checkpoint.config_file import load_config
 from nanochat.checkpoint.model_folder import load_tokenizer
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import StageError
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import OptimizerConfig

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nanochat.checkpoint.model_folder import load_tokenizer
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import StageError
 from nanochat.plan.specs.inputs import SftItem
 from nanochat.stages.training.sft_data import held_out_chats, read_sft_data

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import InterruptedRun
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec
 from nanochat.plan.specs.inputs import SftItem

@@ -17,7 +17,7 @@ import pytest
 
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.data.documents import single_pass
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import token_losses

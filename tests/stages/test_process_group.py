@@ -14,7 +14,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import InterruptedRun
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.specs.inputs import SftItem

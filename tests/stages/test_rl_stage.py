@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer, save_model
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT

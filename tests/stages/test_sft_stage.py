@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import StageError
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.specs.inputs import SftItem

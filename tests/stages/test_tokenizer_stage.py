@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from nanochat.data.documents import single_pass
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError, StageError
 from nanochat.stages import tokenizer as stage
 from nanochat.tokenizer.bpe import Tokenizer

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.multiple_choice.base_models import ChoiceItem, build_choice_items, clean_wikihow
 

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.build import build_task, check_task
 from nanochat.tasks.generative.spelling import Spelling

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import StageError
 from nanochat.tasks.chat_forms.chat_rows import parse_row
 from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow

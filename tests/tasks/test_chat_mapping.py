@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from nanochat.data.ingest.convert import convert
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import RecipeError, StageError
-from nanochat.plan.source_specs import source_spec
+from nanochat.plan.recipe_sources import source_spec
 from nanochat.recipe.load import load_recipe
 from nanochat.tasks.chat_forms.chat_rows import parse_row
 from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow

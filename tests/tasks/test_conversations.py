@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.chat_forms.chat_rows import parse_row
 from nanochat.tasks.conversations import BadConversation, read_conversations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.core_bundle import (
     build_core_prompts,

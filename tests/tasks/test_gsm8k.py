@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import StageError
 from nanochat.tasks.build import build_task
 from nanochat.tasks.generative.gsm8k import GSM8K, WordProblem, parse_word_problem, split_calls

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import StageError
 from nanochat.tasks.build import build_task
 from nanochat.tasks.generative.humaneval import Function, HumanEval, assemble_program, extract_code, parse_function

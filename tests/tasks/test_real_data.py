@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from nanochat.data.packing.conversation_packer import fit_to_row
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.tasks.build import build_task, check_task
 from nanochat.tasks.multiple_choice.base_models import build_choice_items
 from nanochat.tasks.task import gold_text

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.tasks.generative.spelling import QUESTIONS, Spelling, read_words, render_counting
 from nanochat.tasks.task import gold_text

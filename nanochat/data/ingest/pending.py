@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.data.ingest.store import estimate_copy_bytes, is_convertible, unconverted_files
-from nanochat.data.sources import SourceSpec, is_available_offline, resolve_files
+from nanochat.data.sources.source_contents import resolve_files
+from nanochat.data.sources.source_downloads import is_available_offline
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError
 
 

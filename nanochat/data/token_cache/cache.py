@@ -24,7 +24,8 @@ import numpy as np
 from nanochat.data.documents import DocumentStream
 from nanochat.data.files.cursors import DocumentPosition
 from nanochat.data.source_splits import Split
-from nanochat.data.sources import SourceSpec, content_digest, describe
+from nanochat.data.sources.source_contents import content_digest
+from nanochat.data.sources.source_spec import SourceSpec, describe
 from nanochat.data.token_cache.parts import (
     FOLDER,
     LIST_FILE,

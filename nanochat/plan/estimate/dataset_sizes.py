@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from nanochat.data.sources import SourceSpec, validation_frac
+from nanochat.data.sources.source_spec import SourceSpec, validation_frac
 from nanochat.plan.specs.inputs import SftItem
 from nanochat.plan.specs.suites import (
     AnyChatSuiteSpec,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nanochat.data.files.file_kinds import kind_of
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate.device_classes import DeviceClass
 from nanochat.plan.estimate.memory import sizes

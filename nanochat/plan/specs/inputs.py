@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.plan.specs.spec import Spec
 from nanochat.plan.specs.suites import (
     AnyChatSuiteSpec,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec, ExportSpec
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.inputs import Input, sources_of

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.plan.specs.spec import Spec
 from nanochat.tasks.custom.python_files import PythonFile
 from nanochat.tasks.table import TASKS, ChatTask, ChoiceTask, GradeRule

@@ -15,7 +15,8 @@ from nanochat.data.files.readers import TXT_DOCUMENT_CHARS
 from nanochat.data.files.selection.file_selection import EMPTY, FileChoice, list_reasons, short_names
 from nanochat.data.ingest.store import parts_by_file
 from nanochat.data.source_splits import DocumentFiles, document_files, has_split, row_files, with_content
-from nanochat.data.sources import SourceSpec, list_files
+from nanochat.data.sources.source_contents import list_files
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError, StageError
 from nanochat.plan.quantities import show_bytes

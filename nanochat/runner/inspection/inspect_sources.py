@@ -10,7 +10,8 @@ from pydantic import JsonValue
 from nanochat.data.ingest.pending import files_to_convert
 from nanochat.data.ingest.preview import FilePreview, preview
 from nanochat.data.source_splits import Split
-from nanochat.data.sources import describe, is_available_offline
+from nanochat.data.sources.source_downloads import is_available_offline
+from nanochat.data.sources.source_spec import describe
 from nanochat.errors import RecipeError
 from nanochat.plan.text.source_files import SourceUse, source_uses
 from nanochat.runner.inspection.source_inputs import SourceInputs, chat_context, existing_tokenizer, source_inputs

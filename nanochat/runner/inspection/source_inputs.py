@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.plan.plan import Plan
 from nanochat.plan.specs.inputs import Input, SftItem, WeightedSource

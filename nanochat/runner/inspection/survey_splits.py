@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nanochat.data.documents import single_pass
 from nanochat.data.source_splits import Split
-from nanochat.data.sources import SourceSpec, as_preflight_error
+from nanochat.data.sources.source_spec import SourceSpec, as_preflight_error
 from nanochat.errors import PreflightError
 from nanochat.plurals import several
 from nanochat.runner.inspection.source_inputs import TaskInput

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanochat.data.sources import is_available_offline
+from nanochat.data.sources.source_downloads import is_available_offline
 from nanochat.errors import PreflightError, StageError
 from nanochat.plan.describe import CROP_WARNING_FRAC, describe_crop
 from nanochat.plan.estimate.dataset_sizes import bytes_per_token

@@ -9,7 +9,7 @@ from typing import assert_never
 from nanochat.data.ingest.pending import is_ready
 from nanochat.data.source_checks import check_documents
 from nanochat.data.source_splits import Split
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.specs.inputs import Input, SftItem, WeightedSource

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nanochat.data.ingest.pending import convertible_files, is_ready
 from nanochat.data.ingest.store import copy_folders, unconverted_files
-from nanochat.data.sources import download_folder, fetch, find_damage
+from nanochat.data.sources.source_downloads import download_folder, fetch, find_damage
 from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes

@@ -13,7 +13,9 @@ from pathlib import Path
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.file_sizes import are_small
 from nanochat.data.ingest.pending import is_ready
-from nanochat.data.sources import SourceSpec, is_available_offline, resolve_files
+from nanochat.data.sources.source_contents import resolve_files
+from nanochat.data.sources.source_downloads import is_available_offline
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.runner.preflight.prepare import Prepared
 

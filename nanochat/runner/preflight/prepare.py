@@ -9,7 +9,8 @@ from pathlib import Path
 
 from nanochat.data.files.content_checks import document_lines
 from nanochat.data.files.digests import LineFilter
-from nanochat.data.sources import SourceSpec, describe, digest
+from nanochat.data.sources.source_contents import digest
+from nanochat.data.sources.source_spec import SourceSpec, describe
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
 from nanochat.plan.estimate.device_classes import DeviceClass

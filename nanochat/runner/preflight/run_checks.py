@@ -12,7 +12,8 @@ import psutil
 
 from nanochat import runtime
 from nanochat.data.ingest.pending import plan_conversions
-from nanochat.data.sources import SourceSpec, check_source
+from nanochat.data.sources.source_contents import check_source
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.export.trial import missing_packages
 from nanochat.plan.compile import device_class_of

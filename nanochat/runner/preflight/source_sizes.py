@@ -17,7 +17,7 @@ from nanochat.data.files.formats.streams import count_lines
 from nanochat.data.files.selection.data_file import DataFile
 from nanochat.data.ingest.pending import is_ready
 from nanochat.data.source_splits import document_files
-from nanochat.data.sources import SourceSpec, validation_frac
+from nanochat.data.sources.source_spec import SourceSpec, validation_frac
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError, StageError
 from nanochat.plan.estimate.dataset_sizes import builtin_chars, builtin_held_out_chars, known_examples, without_held_out

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.data.sources import resolve_revision
+from nanochat.data.sources.source_downloads import resolve_revision
 from nanochat.errors import StageError
 from nanochat.plan.fitting import is_shared
 from nanochat.plan.quantities import show_duration

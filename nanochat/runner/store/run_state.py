@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from nanochat.data.files.selection.local_files import literal_path
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.stages import STAGES
 from nanochat.recipe.check.tracking_values import DEFAULT_EXPERIMENT

@@ -18,7 +18,7 @@ from pathlib import Path
 from nanochat import runtime
 from nanochat.data.ingest.pending import convertible_files
 from nanochat.data.ingest.store import unconverted_files
-from nanochat.data.sources import check_download
+from nanochat.data.sources.source_downloads import check_download
 from nanochat.errors import PreflightError, StageError
 from nanochat.plan.specs.inputs import sources_of
 from nanochat.plan.specs.job import Job

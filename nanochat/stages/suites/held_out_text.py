@@ -16,7 +16,7 @@ import numpy.typing as npt
 from nanochat.data.documents import single_pass
 from nanochat.data.loaders.batches import Batch
 from nanochat.data.source_splits import Split
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.model.low_memory.loss import IGNORED
 from nanochat.tokenizer.bpe import Tokenizer
 

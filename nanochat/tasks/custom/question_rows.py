@@ -10,7 +10,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanochat.data.sources import QuestionMap
+from nanochat.data.sources.source_spec import QuestionMap
 from nanochat.errors import StageError
 from nanochat.tasks.chat_forms.keys import BadConversation, may_change_meaning, present
 from nanochat.tasks.chat_forms.mapping import fill, keys_of, scalar_text

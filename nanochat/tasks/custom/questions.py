@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from nanochat.data.source_checks import check_rows
-from nanochat.data.sources import SourceSpec, as_preflight_error, describe
+from nanochat.data.sources.source_spec import SourceSpec, as_preflight_error, describe
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
 from nanochat.tasks.custom.graders import grade_text

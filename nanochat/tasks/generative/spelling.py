@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 
 from nanochat.data.places.builtin.words import split_words, word_list
-from nanochat.data.sources import SourceSpec, describe, resolve_files
+from nanochat.data.sources.source_contents import resolve_files
+from nanochat.data.sources.source_spec import SourceSpec, describe
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
 from nanochat.tasks.parsing import parse_final_number, strip_special_tokens

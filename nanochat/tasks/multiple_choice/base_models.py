@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nanochat.data.source_checks import check_rows
 from nanochat.data.source_splits import has_split
-from nanochat.data.sources import SourceSpec, as_preflight_error
+from nanochat.data.sources.source_spec import SourceSpec, as_preflight_error
 from nanochat.data.splits import parse_split
 from nanochat.tasks.mixture import choose_problems, draw_solved_examples
 from nanochat.tasks.multiple_choice.chat_models import QUESTION_PARSERS, Question

@@ -9,7 +9,7 @@ from parts.equal_tokens_run import HELD_OUT_FILE, ROWS_FILE, Ints
 
 from nanochat.data.documents import DocumentStream, single_pass
 from nanochat.data.loaders.document_rows import DocumentRows
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.stages.suites.held_out_text import held_out_batches
 from nanochat.tokenizer import bpe
 

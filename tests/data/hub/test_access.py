@@ -7,7 +7,9 @@ import pytest
 from nanochat.data.hub import hub
 from nanochat.data.hub.access import explain_refusal
 from nanochat.data.hub.hub_source import HubSource
-from nanochat.data.sources import SourceSpec, check_source, fetch, resolve_files
+from nanochat.data.sources.source_contents import check_source, resolve_files
+from nanochat.data.sources.source_downloads import fetch
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError
 
 SPEC = SourceSpec(name="texts", uri="hf://datasets/some/texts")

@@ -22,16 +22,9 @@ from nanochat.data.files.selection.data_file import DataFile
 from nanochat.data.files.selection.file_selection import COPY, FileSelection
 from nanochat.data.hub import hub
 from nanochat.data.hub.hub_source import HubSource
-from nanochat.data.sources import (
-    SourceSpec,
-    check_download,
-    check_source,
-    digest,
-    fetch,
-    list_files,
-    resolve_files,
-    resolve_revision,
-)
+from nanochat.data.sources.source_contents import check_source, digest, list_files, resolve_files
+from nanochat.data.sources.source_downloads import check_download, fetch, resolve_revision
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError
 
 URI = "hf://datasets/some/texts"
@@ -145,7 +138,8 @@ def test_killed_download_leaves_no_complete_file_or_manifest(texts, base):
     texts.hold[name] = 2 * 65536
     program = (
         "import sys, pathlib\n"
-        "from nanochat.data.sources import SourceSpec, fetch\n"
+        "from nanochat.data.sources.source_downloads import fetch\n"
+        "from nanochat.data.sources.source_spec import SourceSpec\n"
         "fetch(SourceSpec(name='texts', uri=sys.argv[1]), base=pathlib.Path(sys.argv[2]), offline=False)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program, f"{URI}/data", str(base)])

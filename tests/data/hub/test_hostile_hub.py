@@ -12,7 +12,9 @@ from local_server import LocalServer
 
 from nanochat.cli.run import main
 from nanochat.data.hub import listing
-from nanochat.data.sources import SourceSpec, check_source, fetch, resolve_files
+from nanochat.data.sources.source_contents import check_source, resolve_files
+from nanochat.data.sources.source_downloads import fetch
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError
 
 RECIPE = """\

@@ -11,7 +11,9 @@ import pytest
 from nanochat.data.documents import single_pass
 from nanochat.data.hub import hub
 from nanochat.data.hub.hub_source import HubSource
-from nanochat.data.sources import SourceSpec, check_source, fetch, list_files, resolve_revision
+from nanochat.data.sources.source_contents import check_source, list_files
+from nanochat.data.sources.source_downloads import fetch, resolve_revision
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError
 
 URI = "hf://datasets/some/texts"

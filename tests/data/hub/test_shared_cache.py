@@ -10,7 +10,9 @@ import pytest
 from huggingface_hub import _tree_cache
 
 from nanochat.data.documents import single_pass
-from nanochat.data.sources import SourceSpec, check_source, fetch, list_files, resolve_files, resolve_revision
+from nanochat.data.sources.source_contents import check_source, list_files, resolve_files
+from nanochat.data.sources.source_downloads import fetch, resolve_revision
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError
 
 SPEC = SourceSpec(name="texts", uri="hf://datasets/some/texts", validation_hash_frac=1e-9)

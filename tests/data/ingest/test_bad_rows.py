@@ -14,7 +14,7 @@ import pytest
 from nanochat.data.documents import DocumentStream, single_pass
 from nanochat.data.ingest.convert import convert
 from nanochat.data.source_checks import check_documents, check_rows
-from nanochat.data.sources import resolve_files
+from nanochat.data.sources.source_contents import resolve_files
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.conversations import read_conversations
 from nanochat.tasks.generative.gsm8k import parse_word_problem

@@ -17,7 +17,9 @@ import pytest
 from nanochat.data.documents import single_pass
 from nanochat.data.places import archives
 from nanochat.data.places.archives import unpack
-from nanochat.data.sources import SourceSpec, fetch, resolve_files
+from nanochat.data.sources.source_contents import resolve_files
+from nanochat.data.sources.source_downloads import fetch
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.tasks.core_bundle import bundle_folder, check_bundle, read_bundle, read_items
 

@@ -10,7 +10,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from nanochat.data.places import buckets
-from nanochat.data.sources import SourceSpec, check_source, fetch, is_available_offline, resolve_files
+from nanochat.data.sources.source_contents import check_source, resolve_files
+from nanochat.data.sources.source_downloads import fetch, is_available_offline
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import InterruptedRun, PreflightError
 
 LINES = b"".join(b'{"text": "text %d"}\n' % i for i in range(9000))

@@ -9,17 +9,9 @@ import pytest
 
 from nanochat.data.documents import single_pass
 from nanochat.data.places import transfer
-from nanochat.data.sources import (
-    SourceSpec,
-    check_download,
-    check_source,
-    content_digest,
-    digest,
-    fetch,
-    is_available_offline,
-    resolve_files,
-    resolve_revision,
-)
+from nanochat.data.sources.source_contents import check_source, content_digest, digest, resolve_files
+from nanochat.data.sources.source_downloads import check_download, fetch, is_available_offline, resolve_revision
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import InterruptedRun, PreflightError
 
 LINES = b"".join(b'{"text": "text %d"}\n' % i for i in range(9000))

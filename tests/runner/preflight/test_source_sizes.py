@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.data.documents import single_pass
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.plan.specs.inputs import SftItem
 from nanochat.runner.preflight.source_sizes import count_examples, held_out_chars
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.custom.python_files import PythonFile
 from nanochat.tasks.custom.question_rows import QuestionRow, row_parser

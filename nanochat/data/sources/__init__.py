@@ -1,0 +1,1 @@
+"""Sources of documents and task rows: local files, data sets of the hub, files with an address, and built-in data."""
