@@ -38,7 +38,6 @@ from nanochat.plan.specs.spec import StageName
 from nanochat.plan.specs.training import PretrainSpec, TokenizerSpec
 from nanochat.plan.stages import STAGES, estimate_stage
 from nanochat.plan.text.estimate_notes import (
-    chat_repetition_notes,
     estimate_notes,
     held_out_notes,
     memory_notes,
@@ -114,7 +113,6 @@ def _data_notes(stages: Sequence[StagePlan], sizes: TextSizes, count_examples: E
     return [
         *held_out_notes(stages, sizes.held_out),
         *repetition_notes(stages, sizes.training),
-        *chat_repetition_notes(stages, sizes.training),
         *mixture_notes(stages, count_examples, sizes.training),
     ]
 

@@ -20,7 +20,7 @@ from nanochat.plurals import several
 
 _WORTH_COMPARING_SECONDS = 600
 """A plan shows the time on other devices only if the run takes longer than this."""
-_MANY_PASSES = 4
+MANY_PASSES = 4
 """Up to four passes teach nearly as much as new text of the same size would; what more of them teach decays quickly
 (Muennighoff et al. 2023, "Scaling Data-Constrained Language Models")."""
 
@@ -152,43 +152,17 @@ def repetition_notes(stages: Sequence[StagePlan], chars: Mapping[str, int]) -> l
         for name, weight in ((item.source.name, item.weight) for item in spec.data if item.source.name in chars):
             read = tokens * weight / weights
             passes = round(read * bytes_per_token(spec.model.vocab_size) / max(1, chars[name]))
-            if passes > _MANY_PASSES:
+            if passes > MANY_PASSES:
                 notes.append(
-                    f"pretrain reads the text of {name} about {passes:,} times: beyond {_MANY_PASSES} passes a model "
-                    f"mostly learns it by heart; {_shorter(spec.stage, tokens, passes)}, or add text"
+                    f"pretrain reads the text of {name} about {passes:,} times: beyond {MANY_PASSES} passes a model "
+                    f"mostly learns it by heart; {shorter_horizon(spec.stage, tokens, passes)}, or add text"
                 )
             elif passes > 1:
                 notes.append(f"pretrain reads the text of {name} about {passes} times")
     return notes
 
 
-def chat_repetition_notes(stages: Sequence[StagePlan], chars: Mapping[str, int]) -> list[str]:
-    """Return how often fine-tuning reads the chats of each source at least, if that is often.
-
-    `chars` holds the size of sources with all their keys and quotes, so the chats are read more often than that. Only
-    pretraining's tokenizer is known here. The share of a task is known if all tasks have weights, or there is only one.
-    """
-    vocab_size = next((stage.spec.model.vocab_size for stage in stages if isinstance(stage.spec, PretrainSpec)), None)
-    notes = []
-    for stage in stages:
-        spec, tokens = stage.spec, stage.estimate.tokens
-        if not isinstance(spec, SftSpec) or spec.epochs is not None or tokens is None or vocab_size is None:
-            continue
-        weights = [1.0 if len(spec.data) == 1 else item.weight or 0.0 for item in spec.data]
-        for item, weight in zip(spec.data, weights, strict=True):
-            if item.task != "conversations" or not weight or item.source.name not in chars:
-                continue
-            read = tokens * weight / sum(weights) * bytes_per_token(vocab_size)
-            passes = round(read / max(1, chars[item.source.name]))
-            if passes > _MANY_PASSES:
-                notes.append(
-                    f"sft reads the conversations of {item.source.name} {passes:,} times or more: the model learns the "
-                    f"answers by heart; {_shorter(spec.stage, tokens, passes)}, or add chats"
-                )
-    return notes
-
-
-def _shorter(stage: str, tokens: int, passes: int) -> str:
+def shorter_horizon(stage: str, tokens: int, passes: int) -> str:
     """Return the horizon with which a stage that makes `passes` of some text in `tokens` makes only a few of them."""
-    few = show_count(tokens * _MANY_PASSES / passes)
-    return f"lower `{stage}.horizon` ({_MANY_PASSES} passes are about {few} tokens)"
+    few = show_count(tokens * MANY_PASSES / passes)
+    return f"lower `{stage}.horizon` ({MANY_PASSES} passes are about {few} tokens)"

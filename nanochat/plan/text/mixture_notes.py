@@ -13,6 +13,7 @@ from nanochat.plan.estimate.dataset_sizes import ExampleCount, bytes_per_token, 
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.specs.inputs import SftItem
 from nanochat.plan.specs.training import PretrainSpec, RlSpec, SftSpec
+from nanochat.plan.text.estimate_notes import MANY_PASSES, shorter_horizon
 from nanochat.plurals import several
 from nanochat.recipe.schema.training_sections import MAX_REPEAT
 from nanochat.tasks.table import TASKS, mixture_counts
@@ -106,6 +107,8 @@ def _sft_notes(
     counts = {item.name: count for item in spec.data if (count := count_examples(item)) is not None}
     if unknown := [item.name for item in spec.data if item.name not in counts]:
         yield f"how many conversations of each task sft uses is not known before the data is read: {', '.join(unknown)}"
+        if spec.epochs is None and tokens is not None and vocab_size is not None:
+            yield from _chat_passes_by_size(spec, tokens, chars, vocab_size)
         return
     parts = [
         MixturePart(name=item.name, examples=counts[item.name], repeat=item.repeat, weight=item.weight)
@@ -116,10 +119,36 @@ def _sft_notes(
         lengths = [_example_tokens(item, counts[item.name], chars, vocab_size) for item in spec.data]
         epoch_tokens = sum(count * length for count, length in zip(count_parts(parts), lengths, strict=True))
         epochs = tokens / epoch_tokens
+        for item, part, count in zip(spec.data, parts, count_parts(parts), strict=True):
+            passes = round(epochs * count / max(1, part.examples))
+            if item.task == "conversations" and passes > MANY_PASSES:
+                yield _by_heart(item.name, f"about {passes:,} times", tokens, passes)
     horizon = "" if epochs is None else f"; its horizon is about {_show_epochs(epochs)}"
     yield f"sft: {describe_mixture(parts, 'conversation')}{horizon}"
     warnings = weight_warnings(parts, "sft.data", "conversation", can_repeat=True)
     yield from (f"warning: {warning}" for warning in warnings)
+
+
+def _chat_passes_by_size(spec: SftSpec, tokens: int, chars: Mapping[str, int], vocab_size: int) -> Iterator[str]:
+    """Yield how often fine-tuning reads the chats of each source at least, if that is often.
+
+    `chars` holds the size of sources with all their keys and quotes, so the chats are read more often than that. The
+    share of a task is known if all tasks have weights, or there is only one.
+    """
+    weights = [1.0 if len(spec.data) == 1 else item.weight or 0.0 for item in spec.data]
+    for item, weight in zip(spec.data, weights, strict=True):
+        if item.task == "conversations" and weight and item.source.name in chars:
+            read = tokens * weight / sum(weights) * bytes_per_token(vocab_size)
+            passes = round(read / max(1, chars[item.source.name]))
+            if passes > MANY_PASSES:
+                yield _by_heart(item.name, f"{passes:,} times or more", tokens, passes)
+
+
+def _by_heart(name: str, how_often: str, tokens: int, passes: int) -> str:
+    return (
+        f"sft reads the conversations of {name} {how_often}: the model learns the answers by heart; "
+        f"{shorter_horizon('sft', tokens, passes)}, or add chats"
+    )
 
 
 def _show_epochs(epochs: float) -> str:
