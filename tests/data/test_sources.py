@@ -107,6 +107,63 @@ def test_digest_depends_on_contents_and_names_but_not_on_the_folder(files, base,
     assert digest(files.source("one"), base=base) != before
 
 
+def test_digest_tells_a_list_of_all_files_from_their_folder(files, base):
+    """All files of the list are trained on, because not every name contains a split. The folder holds out a file."""
+    for name in ("a.jsonl", "test.jsonl"):
+        files.jsonl(f"folder/{name}", [{"text": name}])
+    listed = files.source("folder/a.jsonl", "folder/test.jsonl")
+    assert digest(listed, base=base) != digest(files.source("folder"), base=base)
+
+
+def test_digest_depends_on_names_of_other_files_that_make_a_title_a_split(files, base):
+    """The empty `train.md` is not read, but beside it `test.md` is no note on tests."""
+    for name in ("a.md", "test.md"):
+        files.text(f"notes/{name}", name)
+    before = digest(files.source("notes"), base=base)
+    files.text("notes/train.md", "")
+    assert [path.name for path in resolve_files(files.source("notes"), base=base)] == ["a.md", "test.md"]
+    assert digest(files.source("notes"), base=base) != before
+
+
+def test_digest_depends_on_a_folder_that_makes_all_files_a_split(files, base):
+    for folder in ("one", "two"):
+        files.text(f"{folder}/{'sub' if folder == 'one' else 'test'}/a.md", "some text")
+    assert digest(files.source("one"), base=base) != digest(files.source("two"), base=base)
+
+
+def test_digest_of_text_or_chats_does_not_depend_on_a_recipe_beside_them(files, base):
+    files.jsonl("folder/a.jsonl", [{"text": "some text"}])
+    recipe = files.text("folder/recipe.yaml", "seed: 1")
+    for read_as in ("text", "chats", "rows"):
+        source = files.source("folder", read_as=read_as)
+        recipe.write_text("seed: 1")
+        before = digest(source, base=base)
+        recipe.write_text("seed: 2")
+        assert digest(source, base=base) == before
+
+
+def test_list_files_leaves_out_what_runs_write_unless_it_is_named(files, base, tmp_path):
+    """With the working directory as the source, a run would train on the reports of earlier runs."""
+    for name in ("a.md", "mlartifacts/1/report.md", "mlruns/1/log.txt", "mlflow.db", "base/runs/x/report.md"):
+        files.text(name, name)
+    own = files.folder / "base"
+
+    def names(pattern):
+        return [str(path.relative_to(files.folder)) for path in resolve_files(files.source(pattern), base=own)]
+
+    for pattern in ("", "*", "**/*", "**/*.md"):
+        assert names(pattern) == ["a.md"]
+    assert names("mlartifacts/**/*.md") == names("mlartifacts") == ["mlartifacts/1/report.md"]
+    assert names("base/*") == ["base/runs/x/report.md"]
+    left_out = dict(list_files(files.source(""), base=own).left_out)
+    assert {path.name for path, why in left_out.items() if why == "results of runs"} == {
+        "base",
+        "mlartifacts",
+        "mlflow.db",
+        "mlruns",
+    }
+
+
 def test_digest_of_a_folder_includes_its_descriptions(files, base):
     """Descriptions are, for example, the tasks and baselines of an evaluation bundle. Other files do not count."""
     files.jsonl("bundle/eval_data/a.jsonl", [{"query": "q"}])

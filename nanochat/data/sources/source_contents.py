@@ -7,11 +7,12 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from nanochat.data.files.content_checks import check_file, why_no_documents
 from nanochat.data.files.digests import MEMORY_FILE, LineFilter, remembered_digests
 from nanochat.data.files.file_sizes import are_small
+from nanochat.data.files.selection.data_file import DataFile, split_of_file
 from nanochat.data.files.selection.file_selection import FileChoice, Use, list_reasons
 from nanochat.data.files.selection.local_files import find_files, literal_path
 from nanochat.data.hub import hub
@@ -49,7 +50,7 @@ def list_files(spec: SourceSpec, *, base: Path, use: Use = "text") -> FileChoice
     else:
         try:
             choice = file_selection(spec).select(
-                *find_files(local_paths(spec, base=base)),
+                *find_files(local_paths(spec, base=base), base=base),
                 use=use,
                 why_unusable=lambda file: why_no_documents(file.path, spec.column),
             )
@@ -73,19 +74,24 @@ def local_paths(spec: SourceSpec, *, base: Path) -> tuple[str, ...]:
 
 def resolve_files(spec: SourceSpec, *, base: Path) -> tuple[Path, ...]:
     """Return the paths of the files that the recipe reads: for a source of text and rows, those of both."""
-    if spec.read_as is not None:
-        return list_files(spec, base=base, use="text" if spec.read_as == "text" else "rows").paths
-    uses: tuple[Use, ...] = ("text", "rows")
-    return tuple(sorted({path for use in uses for path in list_files(spec, base=base, use=use).paths}))
+    return tuple(file.path for file in _files_read(spec, base=base))
+
+
+def _files_read(spec: SourceSpec, *, base: Path) -> list[DataFile[Path]]:
+    both: tuple[Use, ...] = ("text", "rows")
+    uses: tuple[Use, ...] = both if spec.read_as is None else ("text" if spec.read_as == "text" else "rows",)
+    files = {file.path: file for use in uses for file in list_files(spec, base=base, use=use).used}
+    return [files[path] for path in sorted(files)]
 
 
 def digest(spec: SourceSpec, *, base: Path, lines: LineFilter | None = None) -> str:
     """Return the sha256 (hex) of a source: names and contents of local files, or uri and revision of a hub data set,
     or name and content of a file with an address.
 
-    In a folder, yaml and csv files count too, since they describe data, such as the tasks of a bundle. Settings such
-    as `column` do not count. The digest of an unchanged file (path, size, time) is remembered under `base`. The hub is
-    not contacted. Of small local files, only the lines that `lines` accepts count.
+    Whatever decides the splits of local files counts, besides their names: folders above them, other names, and that
+    the recipe lists each of them. In the folder of a bundle, yaml and csv files count too, since they describe its
+    tasks. Settings such as `column` do not count. The digest of an unchanged file (path, size, time) is remembered
+    under `base`. The hub is not contacted. Of small local files, only the lines that `lines` accepts count.
 
     Raises:
         PreflightError: a path or pattern matches nothing.
@@ -98,11 +104,12 @@ def digest(spec: SourceSpec, *, base: Path, lines: LineFilter | None = None) -> 
         return stdlib_corpus.corpus_digest()
     if spec.builtin == "spelling":
         return _sha256("\n".join(words.builtin_words()))
-    files = (*resolve_files(spec, base=base), *_description_files(spec))
-    lines = lines if are_small(files) else None
+    files = _files_read(spec, base=base)
+    paths = [*(file.path for file in files), *_description_files(spec)]
+    names, lines = _relative_names(paths), lines if are_small(paths) else None
     with remembered_digests(base / MEMORY_FILE) as digest_of:
-        parts = [f"{name}\0{digest_of(file, lines)}" for name, file in zip(_relative_names(files), files, strict=True)]
-    return _sha256("\n".join(parts))
+        parts = [f"{name}\0{digest_of(path, lines)}" for name, path in zip(names, paths, strict=True)]
+    return _sha256("\n".join([*parts, *_splits_beyond_names(files, names[: len(files)])]))
 
 
 def content_digest(spec: SourceSpec, *, base: Path) -> str:
@@ -135,7 +142,22 @@ def check_source(spec: SourceSpec, base: Path, offline: bool) -> None:
         digest(spec, base=base)
 
 
+def _splits_beyond_names(files: Sequence[DataFile[Path]], names: Sequence[str]) -> list[str]:
+    """Return what decides the splits of files and is not in their names below the folder that contains them all."""
+    labels = [file.split.label if file.split is not None else None for file in files]
+    by_name = [split_of_file(PurePath(name)) for name in names]
+    others = [
+        f"{name}\0split {label}"
+        for name, label, known in zip(names, labels, by_name, strict=True)
+        if label != (known.label if known is not None else None)
+    ]
+    are_listed = any(labels) and all(file.is_named for file in files)
+    return [*others, "listed"] if are_listed else others
+
+
 def _description_files(spec: SourceSpec) -> list[Path]:
+    if spec.read_as is not None:
+        return []
     folders = [path for pattern in spec.path or () if os.path.isdir(path := literal_path(pattern))]  # noqa: PTH112
     files = {file for folder in folders for file in folder.rglob("*")}
     return sorted(file for file in files if file.suffix.lower() in _DESCRIPTION_SUFFIXES and file.is_file())

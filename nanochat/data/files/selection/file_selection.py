@@ -18,6 +18,7 @@ Use = Literal["text", "rows"]
 """What files are read for: their texts as documents, each file in its own form, or their rows, such as chats."""
 
 HIDDEN = "hidden"
+RESULTS = "results of runs"
 EMPTY = "empty"
 NO_USABLE_ROW = "no usable row"
 UNREAD_KIND = "neither text nor rows, by its suffix"

@@ -1,6 +1,7 @@
 """Finds the files that paths, folders and patterns of a recipe name.
 
-Linked folders are followed, and every real file is found once. Below a folder, hidden files and folders are left out.
+Linked folders are followed, and every real file is found once. Below a folder, hidden files and folders are left out,
+and so is what runs write: training on the report of an earlier run would change the data with every run.
 Not here: which of the files found are read.
 """
 
@@ -16,12 +17,14 @@ from pathlib import Path
 
 from nanochat.data.files.file_kinds import READABLE, kind_of, lower_suffix
 from nanochat.data.files.selection.data_file import DataFile, split_of_file
-from nanochat.data.files.selection.file_selection import HIDDEN, contains_suffix
+from nanochat.data.files.selection.file_selection import HIDDEN, RESULTS, contains_suffix
 from nanochat.errors import PreflightError
 
 _HELD_OUT_RANKS = {"validation": 1, "dev": 1, "test": 2}
 _MAX_NAME_BYTES = 255
 _RECURSIVE = "**"
+_RESULT_NAMES = {"mlartifacts", "mlruns", "mlflow.db"}
+"""What MLflow writes into the working directory if nobody names another place."""
 _ESCAPED = re.compile(r"\[([*?[])\]")
 """A character that `glob.escape` protected."""
 
@@ -31,15 +34,18 @@ def literal_path(pattern: str) -> Path:
     return Path(pattern if os.path.lexists(pattern) else _ESCAPED.sub(r"\1", pattern))
 
 
-def find_files(patterns: Sequence[str]) -> tuple[list[DataFile[Path]], list[tuple[Path, str]]]:
+def find_files(
+    patterns: Sequence[str], *, base: Path | None = None
+) -> tuple[list[DataFile[Path]], list[tuple[Path, str]]]:
     """Return the files that paths, folders and patterns name, in no fixed order, and what was left out, with reasons.
 
-    A pattern that is also the name of a file or folder means that file or folder.
+    A pattern that is also the name of a file or folder means that file or folder. Results of runs, such as all of the
+    base folder `base`, are left out unless they are named themselves.
 
     Raises:
         PreflightError: a path or pattern names nothing.
     """
-    finder = _Finder(has_several_roots=len(patterns) > 1)
+    finder = _Finder(base, has_several_roots=len(patterns) > 1)
     for pattern in patterns:
         finder.add(pattern)
     left_out = {path: why for path, why in finder.left_out.items() if os.path.realpath(path) not in finder.files}
@@ -49,7 +55,8 @@ def find_files(patterns: Sequence[str]) -> tuple[list[DataFile[Path]], list[tupl
 class _Finder:
     """The files found so far, by their real paths."""
 
-    def __init__(self, *, has_several_roots: bool) -> None:
+    def __init__(self, base: Path | None, *, has_several_roots: bool) -> None:
+        self._base = Path(os.path.realpath(base)) if base is not None else None
         self.files: dict[str, DataFile[Path]] = {}
         self.left_out: dict[Path, str] = {}
         self._folders: set[str] = set()
@@ -84,7 +91,7 @@ class _Finder:
         parts = Path(pattern).parts
         fixed = next(i for i, part in enumerate(parts) if _has_magic(part))
         root = literal_path(str(Path(*parts[:fixed])))
-        for path in _matches(root, parts[fixed:]):
+        for path in self._matches(root, parts[fixed:]):
             if path.is_dir():
                 self._add_folder(path, self._root(root))
             else:
@@ -120,6 +127,8 @@ class _Finder:
                 path = folder / entry.name
                 if entry.name.startswith("."):
                     self.left_out[path] = HIDDEN
+                elif self._is_result(path):
+                    self.left_out[path] = RESULTS
                 elif entry.is_symlink():
                     links.append(path)
                 elif entry.is_dir():
@@ -148,6 +157,41 @@ class _Finder:
         known = self.files.get(real)
         self.files[real] = file if known is None else _join(known, file)
 
+    def _matches(self, folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+        """Yield the files and folders that a pattern matches, as `glob` does; suffixes match in any case."""
+        if not parts:
+            yield folder
+            return
+        part, rest = parts[0], parts[1:]
+        if part == _RECURSIVE:
+            for inner in self._folders_below(folder) if rest else (folder,):
+                yield from self._matches(inner, rest)
+            return
+        for path in _children(folder):
+            is_hidden = path.name.startswith(".") and not part.startswith(".")
+            is_left_out = is_hidden or (path.name != part and self._is_result(path))
+            if not is_left_out and _is_match(path.name, part) and (not rest or path.is_dir()):
+                yield from self._matches(path, rest)
+
+    def _folders_below(self, top: Path) -> Iterator[Path]:
+        """Yield a folder and all visible folders below it, each real folder once."""
+        seen: set[str] = set()
+        pending = [top]
+        while pending:
+            folder = pending.pop(0)
+            real = os.path.realpath(folder)
+            if real not in seen:
+                seen.add(real)
+                yield folder
+                inner = [path for path in _children(folder) if path.is_dir() and not path.name.startswith(".")]
+                pending += [path for path in inner if not self._is_result(path)]
+
+    def _is_result(self, path: Path) -> bool:
+        """Return whether a file or folder is the base folder, or what MLflow writes."""
+        if self._base is not None and path.name == self._base.name:
+            return Path(os.path.realpath(path)) == self._base
+        return path.name in _RESULT_NAMES
+
 
 def _join(known: DataFile[Path], other: DataFile[Path]) -> DataFile[Path]:
     """Return one file for two names of it: a name that holds it out decides its split, a test before a validation."""
@@ -171,41 +215,12 @@ def _name_below(root: Path, path: Path, real: Path) -> Path:
     return real.relative_to(real_root) if real.is_relative_to(real_root) else name.with_name(real.name)
 
 
-def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """Yield the files and folders that a pattern matches, as `glob` does; a suffix matches in upper and lower case."""
-    if not parts:
-        yield folder
-        return
-    part, rest = parts[0], parts[1:]
-    if part == _RECURSIVE:
-        for inner in _folders_below(folder) if rest else (folder,):
-            yield from _matches(inner, rest)
-        return
-    for path in _children(folder):
-        is_visible = not path.name.startswith(".") or part.startswith(".")
-        if is_visible and _is_match(path.name, part) and (not rest or path.is_dir()):
-            yield from _matches(path, rest)
-
-
 def _has_magic(pattern: str) -> bool:
     return glob.has_magic(_ESCAPED.sub("", pattern))
 
 
 def _is_match(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(lower_suffix(name), lower_suffix(pattern))
-
-
-def _folders_below(top: Path) -> Iterator[Path]:
-    """Yield a folder and all visible folders below it, each real folder once."""
-    seen: set[str] = set()
-    pending = [top]
-    while pending:
-        folder = pending.pop(0)
-        real = os.path.realpath(folder)
-        if real not in seen:
-            seen.add(real)
-            yield folder
-            pending += [path for path in _children(folder) if path.is_dir() and not path.name.startswith(".")]
 
 
 def _children(folder: Path) -> list[Path]:
