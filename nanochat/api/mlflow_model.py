@@ -1,4 +1,4 @@
-"""Load a model that was logged to MLflow: `mlflow.pyfunc.load_model` calls `_load_pyfunc` of this module.
+"""Loads a model that was logged to MLflow: `mlflow.pyfunc.load_model` calls `_load_pyfunc` of this module.
 
 Its files were uploaded, or they are where the stage wrote them. Their content is compared in either case. Not here:
 MLflow, which is not imported.

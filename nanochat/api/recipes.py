@@ -1,4 +1,4 @@
-"""Load, plan and run a recipe from Python."""
+"""Loads, plans and runs a recipe from Python."""
 
 from __future__ import annotations
 

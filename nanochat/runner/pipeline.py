@@ -1,7 +1,7 @@
-"""Run a recipe from beginning to end: skip cached stages, resume interrupted ones, run the others, write the report.
+"""Runs a recipe from beginning to end: cached stages are skipped, interrupted ones resumed, and a report is written.
 
-The run folder is updated after every step. So a later run, `nanochat-run ls` and MLflow can see how far this one came,
-however its process ends.
+The run folder is updated after every step, so that a later run, `nanochat-run ls` and MLflow can see how far this one
+came, however its process ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run the selected stages in order: take each one from the cache, or compute it in a child process under a lock."""
+"""Runs the selected stages in order: takes each one from the cache, or computes it in a child process under a lock."""
 
 from __future__ import annotations
 

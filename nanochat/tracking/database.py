@@ -1,4 +1,4 @@
-"""Read and correct an MLflow database file without MLflow, whose import takes seconds."""
+"""Reads and corrects an MLflow database file without MLflow, whose import takes seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read metric points from the JSON Lines files that a stage appends to while it runs."""
+"""Reads metric points from the JSON Lines files that a stage appends to while it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bring a run in MLflow up to date with its local files. Doing so twice, or after a crash, uploads nothing twice.
+"""Brings a run in MLflow up to date with its local files. Doing so twice, or after a crash, uploads nothing twice.
 
 The link file beside each run names its MLflow run. The last uploaded step of each metric is read from the store itself.
 So every point is uploaded exactly once, however often the uploading process was killed.

@@ -1,4 +1,4 @@
-"""Upload a run to MLflow in a background thread, so that neither importing MLflow nor an outage delays the run."""
+"""Uploads a run to MLflow in a background thread, so that neither importing MLflow nor an outage delays the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimate how much text `pretrain.long_documents: crop` throws away, from a sample of the documents.
+"""Estimates how much text `pretrain.long_documents: crop` throws away, from a sample of the documents.
 
 The report of a run shows the share that it really threw away. The modules that read and pack documents are imported
 only if a recipe crops, so that the plan of any other recipe is quick.

@@ -1,4 +1,4 @@
-"""Check that data has the format its stage reads: columns, splits, rows, and held-out documents."""
+"""Checks that data has the format its stage reads: columns, splits, rows, and held-out documents."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Download and convert what stages read: before the first stage of a run, or all of a recipe for `nanochat-run
-fetch`."""
+"""Downloads and converts the data that stages read, at the beginning of a run or for `nanochat-run fetch`."""
 
 from __future__ import annotations
 

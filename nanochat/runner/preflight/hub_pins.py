@@ -1,4 +1,4 @@
-"""Pin hub data sets to commits, so that every later run of a recipe reads the same data.
+"""Pins hub data sets to commits, so that every later run of a recipe reads the same data.
 
 The first run asks the hub for the commits and writes them into the recipe's lock file. Later runs read them from there.
 The lock file is kept together with the recipe. Each line pins a data set and the revision that the recipe names:

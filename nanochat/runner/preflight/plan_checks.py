@@ -1,4 +1,4 @@
-"""Check the data of a plan as a run would, as far as that is quick, and name what only the run checks.
+"""Checks the data of a plan as a run would, as far as that is quick, and names what only the run checks.
 
 A plan must take no longer than a moment. So it reads local text and chats, in all at most as much as a run reads whole
 of one source, and the beginnings of larger files. It opens no parquet, whose library takes long to import.

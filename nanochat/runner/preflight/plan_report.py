@@ -1,4 +1,4 @@
-"""Show a plan with the cache status of each stage: as text, as JSON, and as the answer to `--why`."""
+"""Shows a plan with the cache status of each stage: as text, as JSON, and as the answer to `--why`."""
 
 from __future__ import annotations
 

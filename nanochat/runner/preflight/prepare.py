@@ -1,4 +1,4 @@
-"""Prepare a recipe for planning and running: compile it, resolve its inputs, and look it up in the cache."""
+"""Prepares a recipe for planning and running: compiles it, resolves its inputs, and looks it up in the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check sources, disk, memory, time and the tracking store before the first stage, and report all problems at once."""
+"""Checks sources, disk, memory, time and the tracking store before the first stage; reports all problems at once."""
 
 from __future__ import annotations
 

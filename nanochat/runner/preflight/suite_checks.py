@@ -1,4 +1,4 @@
-"""Check before a run that its suites can be graded.
+"""Checks before a run that its suites can be graded.
 
 This machine must isolate the programs that grading runs, the user's classes must work, and lm-evaluation-harness must
 have the tasks that suites name.

@@ -1,4 +1,4 @@
-"""Check that MLflow can keep a run: the address, the database file, the name of the experiment, and the tags.
+"""Checks that MLflow can keep a run: the address, the database file, the name of the experiment, and the tags.
 
 A server that is down is no problem here, because the run is uploaded later.
 """

@@ -1,1 +1,1 @@
-"""Run one stage in a child process, or several that train together, and interpret how it ended."""
+"""Runs a stage in a child process, or in several that train together, and interprets how it ended."""

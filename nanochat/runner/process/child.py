@@ -1,4 +1,4 @@
-"""Run a stage in a child process: start it, forward signals to it, and follow its progress.
+"""Runs a stage in a child process: starts it, forwards signals to it, and follows its progress.
 
 Running out of memory inside MLX kills the whole process, so a stage never runs in the parent. The child has its own
 session, so Ctrl-C in the terminal reaches only the parent. The parent forwards the first signal as a request to save

@@ -1,4 +1,4 @@
-"""Convert files that stages cannot read directly, such as csv and json, in a process of its own."""
+"""Converts files that stages cannot read directly, such as csv and json, in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compute one stage: prepare its folder, run the child process, and write the record that proves it finished."""
+"""Computes a stage: prepares its folder, runs the child process, and writes the record that proves it finished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start the processes that train a stage together: `python -m nanochat.runner.process.launcher JOB.json`.
+"""Starts the processes that train a stage together: `python -m nanochat.runner.process.launcher JOB.json`.
 
 The runner starts this module like the process of any other stage. It runs `mlx.launch`, which starts the training
 processes on this machine or on other hosts and forwards their output. This module adds what `mlx.launch` lacks:

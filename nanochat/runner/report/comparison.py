@@ -1,4 +1,4 @@
-"""Compare several runs side by side: their results, and the recipe values in which they differ."""
+"""Compares several runs side by side: their results, and the recipe values in which they differ."""
 
 from __future__ import annotations
 

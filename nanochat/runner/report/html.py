@@ -1,4 +1,4 @@
-"""Convert the markdown of a report to one self-contained HTML file, for a browser, an email or MLflow's preview.
+"""Converts the markdown of a report to one self-contained HTML file, for a browser, an email or MLflow's preview.
 
 The pictures that the report drew and the recipe are embedded, and nothing else. The page contains no scripts and loads
 nothing. Text in the markdown is escaped (`markdown`). HTML, images and links that got through are shown as text. So no

@@ -1,4 +1,4 @@
-"""Bring the report of a run up to date, but never replace it by one that shows less.
+"""Brings the report of a run up to date, but never replaces it by one that shows less.
 
 A run may have been archived without its stages, or some of their files may be gone. Then its report is kept as it is.
 """

@@ -1,4 +1,4 @@
-"""Write the report of a run: what it did, its scores, curves and samples, what it cost, and how to repeat it."""
+"""Writes the report of a run: what it did, its scores, curves and samples, what it cost, and how to repeat it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lock the folder of a stage, a run or a sweep, so that only one command works in it at a time.
+"""Locks the folder of a stage, a run or a sweep, so that only one command works in it at a time.
 
 The lock is on the file `lock` in the folder and ends with the processes that hold it (`storage.locking`). The child
 process of a stage inherits the open file, so the stage stays locked if the child outlives a killed parent. The text in

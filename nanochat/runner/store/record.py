@@ -1,4 +1,4 @@
-"""Read and write `record.json` of a finished stage, and compute the digests of outputs.
+"""Reads and writes `record.json` of a finished stage, and computes the digests of outputs.
 
 Not here: `run.json`, the state of a whole run (`run_state`).
 """

@@ -1,4 +1,4 @@
-"""Find the runs on this machine, a run by its name, and the model that a name refers to."""
+"""Finds the runs on this machine, a run by its name, and the model that a name refers to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read and write `run.json`: what a run was asked for, and how far it has come."""
+"""Reads and writes `run.json`: what a run was asked for, and how far it has come."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Look up a stage in the cache: is it finished, can it resume from a checkpoint, or must it run, and why."""
+"""Looks up a stage in the cache: whether it is finished, can resume from a checkpoint or must run, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copy finished suites of an evaluation from its earlier computations, so that only changed or new suites run.
+"""Copies finished suites of an evaluation from its earlier computations, so that only changed or new suites run.
 
 The result of a suite depends on the stage's code, seed and model, and on the suite's own fields and source. It does not
 depend on the other suites. If all of that is the same in two computations of the stage, so is the result. A damaged

@@ -1,4 +1,4 @@
-"""Find files of finished stages and of models that were damaged, lost or exchanged since they were written.
+"""Finds files of finished stages and of models that were damaged, lost or exchanged since they were written.
 
 Looking at a plan compares sizes and times, and reads a file only if these differ. Whatever is about to be loaded is
 compared by its content.

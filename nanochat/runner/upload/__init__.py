@@ -1,1 +1,1 @@
-"""Build what MLflow should show about a run, and upload it in the background."""
+"""Builds what MLflow should show about a run, and uploads it in the background."""

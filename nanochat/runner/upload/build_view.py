@@ -1,4 +1,4 @@
-"""Build what MLflow should show about a run, from the files in its folder. The run may have ended long ago."""
+"""Builds what MLflow should show about a run, from the files in its folder. The run may have ended long ago."""
 
 from __future__ import annotations
 

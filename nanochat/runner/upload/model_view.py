@@ -1,4 +1,4 @@
-"""Build what MLflow should show about the models of a run: where they come from, and what was measured on them."""
+"""Builds what MLflow should show about the models of a run: where they come from, and what was measured on them."""
 
 from __future__ import annotations
 

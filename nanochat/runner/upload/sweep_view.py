@@ -1,4 +1,4 @@
-"""Build what MLflow should show about a sweep: a run above those of its cells."""
+"""Builds what MLflow should show about a sweep: a run above those of its cells."""
 
 from __future__ import annotations
 

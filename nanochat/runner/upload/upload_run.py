@@ -1,4 +1,4 @@
-"""Upload a run to MLflow in the background, wait for the upload at the end, and show where to look at the run."""
+"""Uploads a run to MLflow in the background, waits for the upload at the end, and shows where to look at the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the web page of an MLflow store: the address of a server, or the command that serves a database.
+"""Finds the web page of an MLflow store: the address of a server, or the command that serves a database.
 
 If there is nothing to see, the error says where the runs of this machine are, and how to look at them.
 """

@@ -1,4 +1,4 @@
-"""Delete the checkpoints of finished stages. Their output holds the model, unless the recipe asks to keep them."""
+"""Deletes the checkpoints of finished stages. Their output holds the model, unless the recipe asks to keep them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Delete stages, token caches, downloads and converted copies that no run needs, and leftovers of killed processes.
+"""Deletes stages, token caches, downloads and converted copies that no run needs, and leftovers of killed processes.
 
 A run refers to the stages that it computed or took from the cache, and to those whose weights `init_from` names. Its
 list of data names the data that it needs. A stage folder is kept while a process holds its lock, and a token cache or a

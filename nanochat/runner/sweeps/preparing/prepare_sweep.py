@@ -1,4 +1,4 @@
-"""Prepare a sweep: compile every cell, and look it up in the cache, before the first of them starts."""
+"""Prepares a sweep: compiles every cell and looks it up in the cache before the first one starts."""
 
 from __future__ import annotations
 

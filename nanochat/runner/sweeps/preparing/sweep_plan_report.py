@@ -1,4 +1,4 @@
-"""Show the plan of a sweep: its cells, the stages that they share, and what all of it costs. As text and as JSON."""
+"""Shows the plan of a sweep: its cells, the stages that they share, and what all of it costs. As text and as JSON."""
 
 from __future__ import annotations
 

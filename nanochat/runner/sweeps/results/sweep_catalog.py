@@ -1,4 +1,4 @@
-"""Find the sweeps on this machine, a sweep by its name, and the recipe that won it."""
+"""Finds the sweeps on this machine, a sweep by its name, and the recipe that won it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stop trials of a search that are clearly worse than the earlier ones, by their training loss.
+"""Stops trials of a search that are clearly worse than the earlier ones, by their training loss.
 
 A trial is judged after fixed shares of the steps of each stage that trains, by `optuna`. The trials that it is compared
 with do not depend on the time, so a search that was killed prunes the same trials again. A stage that trains for a wall

@@ -1,4 +1,4 @@
-"""Run the cells of a sweep on other machines: one on a host through `ssh`, or each as a job of Slurm.
+"""Runs the cells of a sweep on other machines: one on a host through `ssh`, or each as a job of Slurm.
 
 The machines must see the base folder, the recipe and this installation under the same paths.
 """

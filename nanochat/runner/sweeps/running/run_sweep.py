@@ -1,4 +1,4 @@
-"""Run a sweep: plan and check all cells, run those that are not finished, and show their results side by side.
+"""Runs a sweep: plans and checks all cells, runs those that are not finished, and shows their results side by side.
 
 Cells that fail leave the others alone, and the command ends with the exit code of the worst.
 """

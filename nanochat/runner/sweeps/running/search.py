@@ -1,4 +1,4 @@
-"""Run a search: propose settings, run their cells, and let the results decide what to propose next.
+"""Runs a search: proposes settings, runs their cells, and lets the results decide what to propose next.
 
 `optuna` (the extra `nanochat-run[search]`) proposes. A proposal depends only on the recipe's seed and on the results
 before it. It is written to `sweep.json` before its cells start, so a killed search continues as it would have.

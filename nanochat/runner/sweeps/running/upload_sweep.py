@@ -1,4 +1,4 @@
-"""Upload a sweep to MLflow: a run above those of its cells, which upload themselves."""
+"""Uploads a sweep to MLflow: a run above those of its cells, which upload themselves."""
 
 from __future__ import annotations
 
