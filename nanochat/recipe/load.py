@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanochat.recipe.check.cross_references import check_references
-from nanochat.recipe.check.ineffective import find_ineffective, without_ineffective
+from nanochat.recipe.check.idle_values import find_idle_values, without_idle_values
 from nanochat.recipe.check.sweep_checks import check_sweep
 from nanochat.recipe.check.validation import FieldProblem, validate
 from nanochat.recipe.merge.extends import read_with_bases
@@ -58,14 +58,14 @@ class LoadedRecipe:
 
     @functools.cached_property
     def effective(self) -> Recipe:
-        """The recipe without the values that have no effect, from which a plan is made."""
-        return without_ineffective(self.recipe)
+        """The recipe without its idle values, from which a plan is made."""
+        return without_idle_values(self.recipe)
 
     def warnings(self) -> list[str]:
-        """Return a sentence for each field that the recipe gives without an effect, with its place."""
+        """Return a sentence for each idle value of the recipe, with its place."""
         monitor = map_of(value_at(map_of(plain(self.tree)), ("run", "monitor")))
         has_no_samples = monitor.get("sample_every_steps", 0) is None
-        located = map(self.locate, find_ineffective(self.recipe, has_no_samples=has_no_samples))
+        located = map(self.locate, find_idle_values(self.recipe, has_no_samples=has_no_samples))
         return [f"{found.origin}: {found.message}; {found.help}" for found in located]
 
 

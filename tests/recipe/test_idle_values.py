@@ -1,4 +1,4 @@
-"""Fields without an effect: a plan and `check` warn of them, with the place, and run the recipe all the same."""
+"""Idle values: a plan and `check` warn of them, with the place, and run the recipe all the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds idle values, which have no effect beside the other fields of a recipe, so that a plan can warn of them.
+"""Finds the idle values of a recipe, which have no effect beside its other fields, so that a plan can warn of them.
 
 A value is idle if it belongs to something that the recipe does not do as it stands, such as `tracking.register` beside
 `kind: none`. A sweep, a `--set` flag or a recipe that extends this one may switch that on or off, so an idle value is
@@ -40,19 +40,19 @@ class _Idle(NamedTuple):
     """The way to use the fields, as the end of the advice: "use `kind: mlflow`"."""
 
 
-def without_ineffective(recipe: Recipe) -> Recipe:
+def without_idle_values(recipe: Recipe) -> Recipe:
     """Return the recipe with its idle values replaced by the defaults, so that they count in no fingerprint.
 
-    A default may leave another value without an effect, such as `form_reward` after `form`.
+    A default may make another value idle, such as `form_reward` after `form`.
     """
-    while problems := list(find_ineffective(recipe, has_no_samples=False)):
+    while problems := list(find_idle_values(recipe, has_no_samples=False)):
         for problem in problems:
             recipe = _with_default(recipe, problem.path)
     return recipe
 
 
 def _with_default(section: Section, path: KeyPath) -> Section:
-    """Return a section with the default of the field at a path below it, which may lead through maps of sections."""
+    """Return a section with the default in the field at `path`, which may lead through maps of sections."""
     name, *below = path
     assert isinstance(name, str), "the idle fields lie in no list"
     if not below:
@@ -64,10 +64,10 @@ def _with_default(section: Section, path: KeyPath) -> Section:
     return section.model_copy(update={name: value})
 
 
-def find_ineffective(recipe: Recipe, *, has_no_samples: bool) -> Iterator[FieldProblem]:
-    """Yield the fields of a valid recipe whose values have no effect, with the reason and what to do.
+def find_idle_values(recipe: Recipe, *, has_no_samples: bool) -> Iterator[FieldProblem]:
+    """Yield the idle values of a valid recipe, with the reason and what to do.
 
-    Values that are the default do not count: a resolved recipe, as a run keeps it, gives all fields. `has_no_samples`
+    A default is never idle: a resolved recipe, as a run keeps it, gives all fields. `has_no_samples`
     says that the recipe writes `sample_every_steps: null`, which leaves its prompts out on purpose.
     """
     for path, section, fields, beside, otherwise in _idle_fields(recipe, has_no_samples=has_no_samples):
