@@ -18,7 +18,7 @@ import itertools
 from nanochat.data.files.formats.json_lines import SHOWN_KEYS
 from nanochat.data.splits import SPLIT_KEYS, canonical_split, held_out_by
 from nanochat.plurals import list_names, several
-from nanochat.tasks.chat_forms.applications import TREE_KEYS, application_of, parse_export
+from nanochat.tasks.chat_forms.chat_exports import TREE_KEYS, application_of, parse_export
 from nanochat.tasks.chat_forms.keys import (
     FLAGS,
     BadConversation,

@@ -11,7 +11,7 @@ from nanochat.data.files.formats.parquet_footer import column_paths
 from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.sources.source_spec import SourceSpec
-from nanochat.tasks.chat_forms.applications import application_of
+from nanochat.tasks.chat_forms.chat_exports import application_of
 from nanochat.tasks.chat_forms.chat_rows import DEFAULT_COLUMN, MESSAGE_KEYS, PAIR_KEYS
 from nanochat.tasks.chat_forms.mapping import ChatMap, mapped_keys
 

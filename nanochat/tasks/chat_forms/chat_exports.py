@@ -7,8 +7,8 @@ Both hold trees of messages. The conversation is the path from the root to `curr
 answers that were generated again and questions that were edited are not read. Messages of one speaker that follow each
 other are joined, with an empty line between them.
 Thoughts, hidden context and descriptions are ignored. Pictures, attached files and calls of tools cannot be trained on
-as text, and the answer may depend on them, so a conversation is read up to the first of them: the answers before it do
-not depend on it. It is also cut after its last answer.
+as text, and answers may depend on them. So a conversation is read up to the first of them, because no earlier answer
+depends on it, and up to its last answer.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from nanochat.tokenizer.chat_format import Message
 TREE_KEYS = ("mapping", "current_node", "chat_messages", "current_leaf_message_uuid")
 _READ_KEYS = {"author", "content", "weight", "recipient", "metadata", "channel"}
 _READ_KEYS_OF_CLAUDE = {"uuid", "sender", "text", "content", "parent_message_uuid"}
-_UNSAID = {"thoughts", "reasoning_recap", "user_editable_context", "model_editable_context"}
-_UNSAID_BY_CLAUDE = {"thinking", "redacted_thinking", "token_budget"}
+_IGNORED_CONTENT = {"thoughts", "reasoning_recap", "user_editable_context", "model_editable_context"}
+_IGNORED_BLOCKS = {"thinking", "redacted_thinking", "token_budget"}
+"""Thoughts, context and counts, which are not part of a conversation."""
 _MEMORY_TOOL = "bio"
 """ChatGPT writes to its memory with this tool, and no answer depends on what it returns."""
 _HIDDEN = "is_visually_hidden_from_conversation"
@@ -33,9 +34,13 @@ _CITATION = re.compile("\ue200|【\\d+(:\\d+)?†")
 """Marks of ChatGPT that refer to results of a search, or to something else that the page shows."""
 _LOST_BLOCK = "This block is not supported on your current device yet."
 """Takes the place of tools in the `text` of Claude's messages."""
-_FILES = ("attachments", "files", "files_v2", "sync_sources")
+_FILE_KEYS = ("attachments", "files", "files_v2", "sync_sources")
 _FILE, _TOOL = "a picture or a file", "a tool"
 _NO_PARENT = "00000000-0000-"
+"""Beginning of the parent that Claude's first message names."""
+
+_Turn = tuple[Message, str, str]
+"""A message, what joins it to the one before if both are from the same speaker, and its place for error messages."""
 
 
 def application_of(row: Mapping[object, object]) -> str | None:
@@ -47,9 +52,9 @@ def application_of(row: Mapping[object, object]) -> str | None:
 
 
 def parse_export(row: Mapping[object, object], ignored: set[str], cut: list[NotText]) -> list[Message]:
-    """Return the messages of a row for which `application_of` names an application, up to something that is not text.
+    """Return the messages of a row for which `application_of` names an application, up to the first that is not text.
 
-    The reason is added to `cut`, if any message is left out.
+    If messages are left out, `cut` receives the reason.
 
     Raises:
         LeftOutRow: no answer is left.
@@ -65,7 +70,7 @@ def parse_export(row: Mapping[object, object], ignored: set[str], cut: list[NotT
     except NotText as error:
         reason = error
         if not error.is_question and messages and messages[-1].role == "assistant":
-            messages.pop()  # the beginning of an answer that went on with a tool
+            messages.pop()  # the beginning of an answer that continued with a tool
     if reason is None and (not messages or messages[-1].role == "user"):
         reason = NotText("a question without an answer", "its last question has no answer", is_question=True)
     while messages and messages[-1].role == "user":
@@ -76,12 +81,8 @@ def parse_export(row: Mapping[object, object], ignored: set[str], cut: list[NotT
     return messages
 
 
-_Turn = tuple[Message, str, str]
-"""A message, what separates it from an earlier part of it, and its place for messages."""
-
-
 def _append(messages: list[Message], message: Message, gap: str, where: str) -> None:
-    """Add a message, or join it with the one before if that is from the same speaker."""
+    """Add a message, or join it to the one before if both are from the same speaker."""
     if messages and messages[-1].role == message.role:
         before = messages.pop()
         if before.is_trained != message.is_trained:
@@ -103,11 +104,11 @@ def _chatgpt(row: Mapping[object, object], ignored: set[str]) -> Iterator[_Turn]
         yield message, gap, f"message `{key}`"
         is_first = is_first and message.role == "system"
         details = object_of(object_of(value.get("metadata"), "`metadata`").get("finish_details"), "`finish_details`")
-        gap = "" if details.get("type") == "max_tokens" else "\n\n"  # "Continue generating" goes on within a sentence
+        gap = "" if details.get("type") == "max_tokens" else "\n\n"  # "Continue generating" continues within a sentence
 
 
 def _chatgpt_message(value: dict[str, object], key: str, ignored: set[str], *, is_first: bool) -> Message | None:
-    """Return a message, or None if it says nothing."""
+    """Return a message, or None if it has nothing to train on."""
     author = object_of(value.get("author"), f"message `{key}`: `author`")
     content = object_of(value.get("content"), f"message `{key}`: `content`")
     metadata = object_of(value.get("metadata"), f"message `{key}`: `metadata`")
@@ -115,8 +116,8 @@ def _chatgpt_message(value: dict[str, object], key: str, ignored: set[str], *, i
     where = f"message `{key}` ({role}): "
     ignored.update(value.keys() - _READ_KEYS)
     is_question = role == "user"
-    if kind in _UNSAID or value.get("channel") == "analysis":
-        ignored.add(kind if kind in _UNSAID else "analysis")
+    if kind in _IGNORED_CONTENT or value.get("channel") == "analysis":
+        ignored.add(kind if kind in _IGNORED_CONTENT else "analysis")
         return None
     tool = author.get("name", "tool") if role == "tool" else value.get("recipient", "all")
     if tool != "all":
@@ -174,7 +175,7 @@ def _claude_message(value: dict[str, object], number: int, ignored: set[str]) ->
     where = f"message {number} ({value.get('sender')}): "
     role = role_of(value.get("sender"), where)
     is_question = role == "user"
-    if files := next((key for key in _FILES if key in value), None):
+    if files := next((key for key in _FILE_KEYS if key in value), None):
         raise NotText(_FILE, f"{where}it has `{files}`, on which the answer may depend", is_question=is_question)
     ignored.update(value.keys() - _READ_KEYS_OF_CLAUDE)
     texts = []
@@ -182,7 +183,7 @@ def _claude_message(value: dict[str, object], number: int, ignored: set[str]) ->
         block = object_of(item, f"{where}a block of `content`")
         kind = str(block.get("type"))
         ignored.update(block.keys() - {"type", "text", "thinking"})
-        if kind in _UNSAID_BY_CLAUDE:
+        if kind in _IGNORED_BLOCKS:
             ignored.add(kind)
         elif kind == "text":
             texts.append(text_of(block.get("text", ""), "text", where))
