@@ -52,41 +52,12 @@ _FORMATS: dict[str, _Format] = {
     **{f".{name}": _Format("text lines", "text", is_code=True) for name in _CODE},
 }
 """All formats by their suffixes. Of files with the same text in several formats, the first one here is read."""
-_UNREAD_DOCUMENTS = {
-    *(
-        ".doc",
-        ".docx",
-        ".epub",
-        ".ipynb",
-        ".key",
-        ".mobi",
-        ".numbers",
-        ".odp",
-        ".ods",
-        ".odt",
-        ".pages",
-        ".pdf",
-        ".ppt",
-    ),
-    *(
-        ".pptx",
-        ".ps",
-        ".rtf",
-        ".xls",
-        ".xlsx",
-        ".zip",
-        ".7z",
-        ".rar",
-        ".tgz",
-        ".db",
-        ".sqlite",
-        ".eml",
-        ".log",
-        ".mbox",
-    ),
-    *(".msg", ".srt", ".vtt", ".wiki"),
-}
-"""Suffixes of files that hold text but are not read here."""
+_UNREAD_DOCUMENTS = (
+    *("doc", "docx", "epub", "ipynb", "key", "mobi", "numbers", "odp", "ods", "odt", "pages", "pdf", "ppt", "pptx"),
+    *("ps", "rtf", "xls", "xlsx", "zip", "7z", "rar", "tgz", "db", "sqlite", "eml", "log", "mbox", "msg", "srt", "vtt"),
+    "wiki",
+)
+"""Suffixes, without the dot, of files that hold text but are not read."""
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 GROUPS: tuple[Group, ...] = ("rows", "text", "tables", "json", "archives")
 
@@ -168,7 +139,7 @@ def reader_of(path: PurePath) -> Reader | None:
 
 def is_unread_document(path: PurePath) -> bool:
     """Return whether a file of unknown kind probably holds text, by its suffix."""
-    return kind_of(path) is None and path.suffix.lower() in _UNREAD_DOCUMENTS
+    return kind_of(path) is None and path.suffix.lower().removeprefix(".") in _UNREAD_DOCUMENTS
 
 
 def stem_of(path: PurePath | str) -> str:
