@@ -29,7 +29,7 @@ from nanochat.data.task_rows import split_files
 from nanochat.errors import StageError
 from nanochat.plurals import several
 from nanochat.tasks.chat_forms.chat_rows import is_needed, parse_row
-from nanochat.tasks.chat_forms.keys import BadConversation, LeftOutRow, NotText
+from nanochat.tasks.chat_forms.row_errors import BadConversation, LeftOutRow, NotText
 from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TaskName
 from nanochat.tasks.task import Example

@@ -11,7 +11,7 @@ from nanochat.cli.run import main
 from nanochat.data.ingest.convert import convert
 from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.tasks.chat_forms.chat_rows import parse_row
-from nanochat.tasks.chat_forms.keys import BadConversation, LeftOutRow, UntrainedRow
+from nanochat.tasks.chat_forms.row_errors import BadConversation, LeftOutRow, UntrainedRow
 from nanochat.tasks.conversations import read_conversations
 
 RECIPE = """\

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.errors import StageError
 from nanochat.tasks.chat_forms.chat_rows import parse_row
-from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow
+from nanochat.tasks.chat_forms.row_errors import BadConversation, UntrainedRow
 from nanochat.tasks.conversations import read_conversations
 from nanochat.tokenizer.chat_format import Conversation, Message, render
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from nanochat.tasks.chat_forms.keys import BadConversation, LeftOutRow, NotText, present, take_flags
+from nanochat.tasks.chat_forms.keys import present, take_flags
 from nanochat.tasks.chat_forms.message_trees import last_leaf, path_to
 from nanochat.tasks.chat_forms.messages import items_of, json_type, object_of, role_of, text_of
+from nanochat.tasks.chat_forms.row_errors import BadConversation, LeftOutRow, NotText
 from nanochat.tokenizer.chat_format import Message
 
 TREE_KEYS = ("mapping", "current_node", "chat_messages", "current_leaf_message_uuid")

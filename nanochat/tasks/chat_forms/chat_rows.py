@@ -21,9 +21,6 @@ from nanochat.plurals import list_names, several
 from nanochat.tasks.chat_forms.chat_exports import TREE_KEYS, application_of, parse_export
 from nanochat.tasks.chat_forms.keys import (
     FLAGS,
-    BadConversation,
-    NotText,
-    UntrainedRow,
     check_unread,
     is_long_text_refused,
     may_change_meaning,
@@ -33,6 +30,7 @@ from nanochat.tasks.chat_forms.keys import (
 from nanochat.tasks.chat_forms.mapping import ChatMap, mapped_keys, parse_mapped
 from nanochat.tasks.chat_forms.messages import as_conversation, decode_list, json_type, parse_messages, text_of
 from nanochat.tasks.chat_forms.preferences import PROMPT_KEYS, prepare_pair, take_chosen
+from nanochat.tasks.chat_forms.row_errors import BadConversation, NotText, UntrainedRow
 from nanochat.tokenizer.chat_format import Conversation, Message
 
 DEFAULT_COLUMN = "text"

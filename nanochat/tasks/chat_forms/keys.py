@@ -11,12 +11,14 @@ import re
 from collections.abc import Mapping
 
 from nanochat.data.files.formats.parquet_batches import UnreadableCell
+from nanochat.tasks.chat_forms.row_errors import BadConversation
 
 TRAINED_IF_FALSE = (
     *("invalid", "incorrect", "wrong", "discard", "do_not_use", "toxic", "unsafe", "spam", "notrain", "untrainable"),
 )
+"""Flags that say that a message or a row is not trained on, if they are true."""
 FLAGS = ("weight", "loss_weight", "loss", "train", "training", "trainable", "label", "usable", *TRAINED_IF_FALSE)
-"""Keys that say whether a message or a row is trained on (1, true) or not (0, false); some mean the opposite."""
+"""Keys that say whether a message or a row is trained on: if true, or, for `TRAINED_IF_FALSE`, if false."""
 
 _MEANINGFUL = re.compile(
     r"""
@@ -59,31 +61,6 @@ _DESCRIPTIVE_NESTED = re.compile(
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _TRUE, _FALSE = frozenset({"true", "yes", "1", "1.0"}), frozenset({"false", "no", "0", "0.0"})
-
-
-class BadConversation(ValueError):  # noqa: N818 -- a refused row is counted; it is no error by itself
-    """A row cannot be used. The message says why."""
-
-
-class LeftOutRow(BadConversation):
-    """Nothing of a row is to be trained on. It is counted, but it is no fault of the data."""
-
-
-class UntrainedRow(LeftOutRow):
-    """The row itself says that it is not to be trained on."""
-
-
-class NotText(BadConversation):
-    """A message holds something that is not text, or an answer depends on it.
-
-    Attributes:
-        what: its kind, for counts: `a tool`.
-        is_question: whether the user sent it, so that the answer before it is complete.
-    """
-
-    def __init__(self, what: str, message: str, *, is_question: bool) -> None:
-        super().__init__(message)
-        self.what, self.is_question = what, is_question
 
 
 def present(row: Mapping[object, object] | Mapping[str, object]) -> dict[str, object]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from nanochat.tasks.chat_forms.keys import BadConversation, present
+from nanochat.tasks.chat_forms.keys import present
+from nanochat.tasks.chat_forms.row_errors import BadConversation
 from nanochat.tokenizer.chat_format import Message, Role
 
 ChatMap = tuple[tuple[Role, str], ...]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nanochat.tasks.chat_forms.keys import BadConversation
 from nanochat.tasks.chat_forms.messages import items_of
+from nanochat.tasks.chat_forms.row_errors import BadConversation
 
 
 def path_to(parents: Mapping[str, str | None], last: str) -> list[str]:

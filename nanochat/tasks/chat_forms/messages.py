@@ -9,14 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from nanochat.tasks.chat_forms.keys import (
-    TRAINED_IF_FALSE,
-    BadConversation,
-    UntrainedRow,
-    check_unread,
-    present,
-    take_flags,
-)
+from nanochat.tasks.chat_forms.keys import TRAINED_IF_FALSE, check_unread, present, take_flags
+from nanochat.tasks.chat_forms.row_errors import BadConversation, UntrainedRow
 from nanochat.tasks.chat_forms.tool_calls import (
     TOOL_ROLES,
     add_output,

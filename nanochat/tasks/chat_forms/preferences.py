@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from nanochat.tasks.chat_forms.keys import BadConversation, words_of
+from nanochat.tasks.chat_forms.keys import words_of
 from nanochat.tasks.chat_forms.messages import parse_messages, text_of
+from nanochat.tasks.chat_forms.row_errors import BadConversation
 from nanochat.tokenizer.chat_format import Message, Role
 
 PROMPT_KEYS = ("prompt", "question", "instruction")

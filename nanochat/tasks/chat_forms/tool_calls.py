@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from nanochat.tasks.chat_forms.keys import BadConversation
+from nanochat.tasks.chat_forms.row_errors import BadConversation
 from nanochat.tokenizer.chat_format import Message, Part
 
 TOOL_ROLES = ("tool", "function", "ipython")

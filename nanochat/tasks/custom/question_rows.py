@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from nanochat.data.sources.source_spec import QuestionMap
 from nanochat.errors import StageError
-from nanochat.tasks.chat_forms.keys import BadConversation, may_change_meaning, present
+from nanochat.tasks.chat_forms.keys import may_change_meaning, present
 from nanochat.tasks.chat_forms.mapping import fill, keys_of, scalar_text
+from nanochat.tasks.chat_forms.row_errors import BadConversation
 from nanochat.tasks.custom.graders import check_answer
 from nanochat.tasks.parsing import RowParser, row_error
 from nanochat.tasks.table import GradeRule, TextRule
