@@ -14,7 +14,7 @@ from nanochat.data.documents import single_pass
 from nanochat.data.files.bad_rows import RowProblems, shown
 from nanochat.data.files.content_checks import why_without_text
 from nanochat.data.files.file_sizes import are_small
-from nanochat.data.files.selection.file_selection import list_reasons
+from nanochat.data.files.selection.file_choice import list_reasons
 from nanochat.data.ingest.store import parts_by_file
 from nanochat.data.source_splits import Split, document_files, with_content
 from nanochat.data.sources.source_spec import SourceSpec, as_preflight_error, describe, validation_frac

@@ -15,7 +15,7 @@ from typing import Literal
 from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.file_kinds import FileKind
 from nanochat.data.files.selection.data_file import DataFile
-from nanochat.data.files.selection.file_selection import NO_ROWS, FileChoice, list_reasons
+from nanochat.data.files.selection.file_choice import NO_ROWS, FileChoice, list_reasons
 from nanochat.data.sources.source_contents import list_files
 from nanochat.data.sources.source_spec import SourceSpec, describe
 from nanochat.data.splits import HELD_OUT_SPLITS, SPLIT_NAMES, canonical_split, may_be_held_out

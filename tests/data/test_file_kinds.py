@@ -15,7 +15,7 @@ from nanochat.data.files.formats import streams
 from nanochat.data.files.formats.html_text import html_text
 from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.files.readers import read_texts, read_values
-from nanochat.data.files.selection.file_selection import NO_ROWS, OTHER_GROUP
+from nanochat.data.files.selection.file_choice import NO_ROWS, OTHER_GROUP
 from nanochat.data.ingest.convert import convert
 from nanochat.data.source_splits import row_files
 from nanochat.data.sources.source_contents import digest, list_files, resolve_files

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.data.documents import single_pass
-from nanochat.data.files.selection.file_selection import COPY
+from nanochat.data.files.selection.file_choice import COPY
 from nanochat.data.source_splits import document_files, has_split, row_files
 from nanochat.data.sources.source_contents import list_files
 from nanochat.data.sources.source_spec import SourceSpec

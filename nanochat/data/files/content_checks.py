@@ -19,7 +19,7 @@ from nanochat.data.files.formats.parquet_footer import column_paths
 from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.files.formats.streams import raw_lines
 from nanochat.data.files.readers import decode_line, read_texts
-from nanochat.data.files.selection.file_selection import EMPTY, NO_COLUMN, NO_USABLE_ROW, OTHER_GROUP
+from nanochat.data.files.selection.file_choice import EMPTY, NO_COLUMN, NO_USABLE_ROW, OTHER_GROUP
 from nanochat.errors import PreflightError, StageError
 
 _FORM = 2

@@ -154,3 +154,9 @@ def lower_suffix(name: str) -> str:
     kind = kind_of(name)
     start = len(name) - len(kind.suffix if kind is not None else PurePath(name).suffix)
     return name[:start] + name[start:].lower()
+
+
+def contains_suffix(pattern: str, name: str) -> bool:
+    """Return whether a pattern contains the suffix of the file it matches, as `*.md` does and `notes*` does not."""
+    kind = kind_of(pattern)
+    return kind is not None and kind == kind_of(name)

@@ -9,9 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from nanochat.data.files.file_kinds import lower_suffix
+from nanochat.data.files.file_kinds import contains_suffix, lower_suffix
 from nanochat.data.files.selection.data_file import AnyPath, DataFile
-from nanochat.data.files.selection.file_selection import contains_suffix
 from nanochat.data.places.file_names import show
 from nanochat.errors import PreflightError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from nanochat.data.files.selection.file_selection import FileChoice, FileSelection
+from nanochat.data.files.selection.file_choice import FileChoice
+from nanochat.data.files.selection.file_selection import FileSelection
 from nanochat.data.hub.hub_source import DEFAULT_REVISION, HubSource
 from nanochat.data.hub.listing import Listing, RemoteFile, RevisionMissingError, list_files
 from nanochat.data.hub.shared_cache import cache_folder, find_cached_file, list_cached_files

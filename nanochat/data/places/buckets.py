@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nanochat.data.files.selection.data_file import DataFile
-from nanochat.data.files.selection.file_selection import FileSelection, list_reasons
+from nanochat.data.files.selection.file_choice import list_reasons
+from nanochat.data.files.selection.file_selection import FileSelection
 from nanochat.data.places.file_names import find_conflict, show, why_refused
 from nanochat.data.places.transfer import Progress, check_room
 from nanochat.errors import PreflightError

@@ -12,7 +12,7 @@ from nanochat.data.files.content_checks import has_rows, why_without_text
 from nanochat.data.files.file_kinds import reader_of
 from nanochat.data.files.file_sizes import count_texts
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS
-from nanochat.data.files.selection.file_selection import EMPTY, FileChoice, list_reasons, short_names
+from nanochat.data.files.selection.file_choice import EMPTY, FileChoice, distinct_names, list_reasons
 from nanochat.data.ingest.store import parts_by_file
 from nanochat.data.source_splits import DocumentFiles, document_files, has_split, row_files, with_content
 from nanochat.data.sources.source_contents import list_files
@@ -63,7 +63,7 @@ class SourceUse:
         """What the user should know before a run: files that are left out although they hold text, and doubts."""
         warnings = list(self.doubts)
         if self.is_local and (missed := [path for path, _ in self.files.missed]):
-            names = list_names(short_names(missed, self.files.paths), most=_NAMED_IN_WARNINGS)
+            names = list_names(distinct_names(missed, self.files.paths), most=_NAMED_IN_WARNINGS)
             what = f"{several(len(missed), 'file')} with text or rows {'is' if len(missed) == 1 else 'are'} not read"
             warnings.insert(0, f"source `{self.source}`: {what}: {names}; the plan says why")
         return warnings
@@ -137,7 +137,7 @@ def _use_of_documents(source: SourceSpec, files: DocumentFiles) -> SourceUse:
     """Return the use of a source of documents with a note that names the files of the validation."""
     if not files.validation:
         return SourceUse(source.name, files.choice, "document")
-    names = list_names(short_names([file.path for file in files.validation], files.choice.paths))
+    names = list_names(distinct_names([file.path for file in files.validation], files.choice.paths))
     choice = replace(files.choice, notes=(*files.choice.notes, f"validation: {names}"))
     held_out, trained = (sum(file.size for file in group) for group in (files.validation, files.train))
     if source.validation_shard is not None or held_out >= min(_TINY_BYTES, _TINY_SHARE * trained):

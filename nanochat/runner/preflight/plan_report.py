@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from pydantic import JsonValue
 
-from nanochat.data.files.selection.file_selection import short_names
+from nanochat.data.files.selection.file_choice import distinct_names
 from nanochat.data.ingest.pending import Conversion, plan_conversions
 from nanochat.data.ingest.store import FOLDER
 from nanochat.plan.quantities import show_bytes
@@ -99,7 +99,7 @@ def _conversions(prepared: Prepared, lookups: Sequence[CacheLookup], selected: C
 
 
 def _conversion_line(conversion: Conversion) -> str:
-    names = list_names(short_names(conversion.files))
+    names = list_names(distinct_names(conversion.files))
     return f"source `{conversion.source}`: {names}, about {show_bytes(conversion.disk_bytes)} of disk"
 
 

@@ -19,7 +19,8 @@ import pytest
 
 from nanochat.data.documents import single_pass
 from nanochat.data.files.selection.data_file import DataFile
-from nanochat.data.files.selection.file_selection import COPY, FileSelection
+from nanochat.data.files.selection.file_choice import COPY
+from nanochat.data.files.selection.file_selection import FileSelection
 from nanochat.data.hub import hub
 from nanochat.data.hub.hub_source import HubSource
 from nanochat.data.sources.source_contents import check_source, digest, list_files, resolve_files

@@ -1,68 +1,31 @@
-"""Chooses the data files to read among the files found, and gives the reasons for leaving out the others."""
+"""The rules by which the files to read are chosen among those found."""
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from nanochat.data.files.file_kinds import GROUPS, Group, is_unread_document, kind_of
+from nanochat.data.files.file_kinds import GROUPS, Group, is_unread_document
 from nanochat.data.files.selection.copies import without_copies
 from nanochat.data.files.selection.data_file import AnyPath, DataFile, known_kind, with_splits
-from nanochat.plurals import list_names
+from nanochat.data.files.selection.file_choice import (
+    COPY,
+    DESCRIPTION,
+    EMPTY,
+    NO_ROWS,
+    OTHER_GROUP,
+    UNREAD_DOCUMENT,
+    UNREAD_KIND,
+    FileChoice,
+)
 
 Use = Literal["text", "rows"]
-"""What files are read for: their texts as documents, each file in its own form, or their rows, such as chats."""
+"""What files are read for: their text as documents, or their rows, such as chats."""
 
-HIDDEN = "hidden"
-RESULTS = "results of runs"
-EMPTY = "empty"
-NO_USABLE_ROW = "no usable row"
-UNREAD_KIND = "neither text nor rows, by its suffix"
-UNREAD_DOCUMENT = "a document of another program: save it as text or as a page"
-NO_ROWS = "holds no rows"
-NO_COLUMN = "without the key or column"
-OTHER_GROUP = "beside files of a kind that is read first; name it or its suffix to read it"
-COPY = "taken for the same text as a file of another format, by its name; name it or its suffix to read it"
-DESCRIPTION = "describes the other files, by its name"
-_MISSED = (UNREAD_DOCUMENT, OTHER_GROUP, COPY, NO_ROWS, NO_COLUMN)
-"""Beginnings of the reasons for which a file is left out that a reader could have used, perhaps in another form."""
 _READ_TOGETHER: tuple[Group, ...] = ("rows", "text", "tables")
-
-
-@dataclass(frozen=True)
-class FileChoice(Generic[AnyPath]):
-    """The files to read, in order, and the files left out. Together they are all files found."""
-
-    used: tuple[DataFile[AnyPath], ...]
-    left_out: tuple[tuple[AnyPath, str], ...]
-    """Path and reason. A hidden folder counts as one file."""
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def missed(self) -> list[tuple[AnyPath, str]]:
-        """The files left out that somebody may miss, because they hold text or rows."""
-        return [(path, reason) for path, reason in self.left_out if reason.startswith(_MISSED)]
-
-    @property
-    def paths(self) -> tuple[AnyPath, ...]:
-        """The paths of the files to read."""
-        return tuple(file.path for file in self.used)
-
-    @property
-    def found(self) -> int:
-        """The number of files found."""
-        return len(self.used) + len(self.left_out)
-
-    def keep(self, used: Iterable[DataFile[AnyPath]], reason: str, note: str | None = None) -> FileChoice[AnyPath]:
-        """Return the choice with only the files in `used`; the others are left out for `reason`."""
-        kept = set(used)
-        others = tuple((file.path, reason) for file in self.used if file not in kept)
-        notes = (*self.notes, note) if note else self.notes
-        return FileChoice(tuple(file for file in self.used if file in kept), self.left_out + others, notes)
+"""Groups of files that are all read for their text, each file in its own form."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +49,10 @@ class FileSelection:
         it. `why_unusable` says why a file with rows gives no document; it is asked if there are files of other kinds.
         """
         choice = FileChoice(tuple(with_splits(files)), tuple(left_out))
-        unread = [file for file in choice.used if not file.is_named and file.kind is None]
+        unread = {file for file in choice.used if not file.is_named and file.kind is None}
         documents = {file for file in unread if is_unread_document(file.path)}
         choice = choice.keep([file for file in choice.used if file not in documents], UNREAD_DOCUMENT)
-        choice = choice.keep([file for file in choice.used if file not in {*unread}], UNREAD_KIND)
+        choice = choice.keep([file for file in choice.used if file not in unread], UNREAD_KIND)
         choice = choice.keep([file for file in choice.used if file.size > 0], EMPTY)
         if use == "text":
             choice = _without_unusable(choice, why_unusable)
@@ -111,31 +74,6 @@ class FileSelection:
             if is_shard or self.max_files is None or counts[split] <= self.max_files:
                 kept.append(file)
         return kept
-
-
-def list_reasons(left_out: Iterable[tuple[AnyPath, str]], used: Iterable[AnyPath] = ()) -> str:
-    """Return the names of files left out, the first ones of each reason: `a.md, b.md and 7 more (not .txt)`."""
-    reasons: dict[str, list[AnyPath]] = {}
-    for path, reason in left_out:
-        reasons.setdefault(reason, []).append(path)
-    beside = [*itertools.chain(*reasons.values()), *used]
-    return "; ".join(f"{list_names(short_names(paths, beside))} ({reason})" for reason, paths in reasons.items())
-
-
-def short_names(paths: Sequence[AnyPath], beside: Iterable[AnyPath] = ()) -> list[str]:
-    """Return the names of files, with their folders where others, those in `beside` included, have the same name."""
-    same_name: dict[str, set[str]] = {path.name: set() for path in paths}
-    for path in itertools.chain(paths, beside):
-        if path.name in same_name:
-            same_name[path.name].add(str(path))
-    common = {name: os.path.commonpath(same) for name, same in same_name.items() if len(same) > 1}
-    return [str(path.relative_to(common[path.name])) if path.name in common else path.name for path in paths]
-
-
-def contains_suffix(pattern: str, name: str) -> bool:
-    """Return whether a pattern contains the suffix of the file it matches, as `*.md` does and `notes*` does not."""
-    kind = kind_of(pattern)
-    return kind is not None and kind == kind_of(name)
 
 
 def _without_descriptions(files: Sequence[DataFile[AnyPath]], use: Use | None) -> list[DataFile[AnyPath]]:

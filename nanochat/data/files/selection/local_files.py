@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nanochat.data.files.file_kinds import READABLE, kind_of, lower_suffix
+from nanochat.data.files.file_kinds import READABLE, contains_suffix, kind_of, lower_suffix
 from nanochat.data.files.selection.data_file import DataFile, split_of_file
-from nanochat.data.files.selection.file_selection import HIDDEN, RESULTS, contains_suffix
+from nanochat.data.files.selection.file_choice import HIDDEN, RESULTS
 from nanochat.errors import PreflightError
 
 _HELD_OUT_RANKS = {"validation": 1, "dev": 1, "test": 2}
