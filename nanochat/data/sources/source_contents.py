@@ -22,10 +22,10 @@ from nanochat.data.places import addresses
 from nanochat.data.places.builtin import stdlib_corpus, words
 from nanochat.data.sources.source_downloads import (
     address_of,
-    file_selection,
     hub_files,
     is_available_offline,
     resolve_revision,
+    selection_of,
 )
 from nanochat.data.sources.source_spec import SourceSpec, as_preflight_error, describe
 from nanochat.errors import PreflightError
@@ -46,11 +46,11 @@ def list_files(spec: SourceSpec, *, base: Path, use: Use = "text") -> FileChoice
         return FileChoice((), ())
     if spec.uri is not None and is_on_hub(spec.uri):
         snapshot = hub.cached(*hub_files(spec, spec.uri), base=base)
-        choice = file_selection(spec).select(snapshot.files, snapshot.left_out, use=use)
+        choice = selection_of(spec).select(snapshot.files, snapshot.left_out, use=use)
         choice = replace(choice, notes=(*snapshot.notes, *choice.notes))
     else:
         try:
-            choice = file_selection(spec).select(
+            choice = selection_of(spec).select(
                 *find_files(local_paths(spec, base=base), base=base),
                 use=use,
                 why_unusable=lambda file: why_no_documents(file.path, spec.column),

@@ -95,14 +95,14 @@ def check_download(spec: SourceSpec, *, base: Path) -> None:
 
 def hub_files(spec: SourceSpec, uri: str) -> tuple[HubSource, FileSelection]:
     """Return the data set that a `uri` of the hub names, and which of its files are read."""
-    return HubSource.parse(uri, spec.revision), file_selection(spec)
+    return HubSource.parse(uri, spec.revision), selection_of(spec)
 
 
 def address_of(spec: SourceSpec, uri: str) -> Address:
     """Return the address that any other `uri` is, and which of the files there are read."""
-    return Address(uri, spec.sha256, file_selection(spec))
+    return Address(uri, spec.sha256, selection_of(spec))
 
 
-def file_selection(spec: SourceSpec) -> FileSelection:
+def selection_of(spec: SourceSpec) -> FileSelection:
     """Return the limits of a recipe on the files of a source."""
     return FileSelection(max_files=spec.max_files, validation_shard=spec.validation_shard)
