@@ -1,4 +1,4 @@
-"""The commands that a line typed into the chat may be, such as `/reset`."""
+"""The commands that a user can type into a chat, such as `/reset`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NAMES = ("/quit", "/exit", "/reset", "/new", "/system", "/temp", "/tokens", "/h
 
 
 def run_command(session: ChatSession, line: str) -> str | None:
-    """Carry out a command and return what to say about it, None if the chat is to end.
+    """Carry out a command and return the message to print, or None if the chat is to end.
 
     Raises:
         RecipeError: there is no such command, or its argument is wrong.

@@ -109,7 +109,7 @@ def compile_plan(
 
 
 def _data_notes(stages: Sequence[StagePlan], sizes: TextSizes, count_examples: ExampleCount) -> list[str]:
-    """Return notes on how often the data are read, and on what is little of them."""
+    """Return notes on how often the data are read, and on data that may be too few."""
     return [
         *held_out_notes(stages, sizes.held_out),
         *repetition_notes(stages, sizes.training),
@@ -120,7 +120,7 @@ def _data_notes(stages: Sequence[StagePlan], sizes: TextSizes, count_examples: E
 def _derive(
     loaded: LoadedRecipe, start_models: Mapping[str, GPTConfig]
 ) -> tuple[list[StageSpec], dict[StageName, ExecutionSpec], list[str]]:
-    """Return the specifications of the stages, how each is executed, and the notes. Raises what is wrong at once."""
+    """Return the specifications of the stages, how each is executed, and the notes. An error lists all problems."""
     recipe, issues = loaded.effective, PlanIssues()
     config = derive_recipe_model(recipe, issues, knows_start="pretrain" in start_models)
     if config is not None and (start := start_models.get("pretrain")) is not None and not issues.problems:

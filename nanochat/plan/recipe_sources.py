@@ -1,4 +1,4 @@
-"""The specifications of a recipe's sources, with what it reads each one as: text, chats or other rows."""
+"""The specifications of a recipe's sources, each with its use in the recipe: as text, chats or other rows."""
 
 from __future__ import annotations
 

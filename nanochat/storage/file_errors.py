@@ -40,7 +40,7 @@ def explain_file_error(error: OSError) -> NanochatError | None:
 
 
 def _wrong_kind(error: OSError) -> str | None:
-    """Return what stands at the path of an error instead of what belongs there. None for other errors."""
+    """Return what is wrong with the file or folder at the path of an error. None for other errors."""
     match error.errno:
         case errno.EISDIR:
             return f"is {'a folder' if Path(_path(error)).is_dir() else 'a pipe or a device'}, but must be a file"
@@ -54,9 +54,9 @@ def _wrong_kind(error: OSError) -> str | None:
 
 
 def require_file(descriptor: int, path: Path) -> None:
-    """Raise the error of a folder unless a descriptor is that of a file, because others block or lose what is written.
+    """Close a descriptor and raise IsADirectoryError, unless it is that of a regular file.
 
-    The descriptor is closed then.
+    Writing to a pipe blocks, and a device loses what is written.
     """
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -69,10 +69,10 @@ def is_no_permission(error: OSError) -> bool:
 
 
 def is_lost_device(error: OSError) -> bool:
-    """Return whether an error about a file means that its disk fails, was unplugged, or is on a server that is gone."""
+    """Return whether an error about a file means that its disk fails or was unplugged, or that its server is gone."""
     return error.errno in _DEVICE_LOST and error.filename is not None
 
 
 def _path(error: OSError) -> str:
-    """Return the path that an error is about: of a renaming, the new one."""
+    """Return the path that an error is about; for a renaming, the new one."""
     return str(error.filename if error.filename2 is None else error.filename2)

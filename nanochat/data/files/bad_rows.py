@@ -31,9 +31,9 @@ class RowProblems:
         bad: the number of rows that could not be read, those before the pass was resumed included.
         examples: the first of them that this process met, as `file:line: problem`.
         empty: the number of rows without text that this process met.
-        held_out: the number of rows that it met that say to belong to another split, as with `split: test`.
+        held_out: the number of rows that this process met and that belong to another split, as with `split: test`.
         is_counting: whether this is the first pass. The limit applies to every pass.
-        shown_once: the files of which a bad line is shown that stands for all of its kind.
+        shown_once: the files of which one bad line is shown for all of its kind.
         shown_numbers: how many rows and how many files are shown.
     """
 
@@ -62,7 +62,8 @@ class RowProblems:
                 problem = shortened(problem)
                 self.examples.append(problem)
                 self.notify(f"{self.source}: a {what} was left out: {problem}")
-                self.shown_once |= {once} - {""}
+                if once:
+                    self.shown_once.add(once)
         if self.allowed is not None and number > MIN_ALLOWED and number > self.allowed():
             raise StageError(
                 f"{self.source}: {several(number, 'bad row')}, but `max_bad_rows` allows {self.allowed():,}; "
@@ -102,14 +103,14 @@ def allowed_bad_rows(max_frac: float, rows: int) -> int:
 
 
 def shown(problems: Sequence[str]) -> str:
-    """Return the first problems as the end of a sentence that ends with a colon. Of a file's encoding one is shown."""
+    """Return the first problems, to be written after a colon. Each file that is not UTF-8 has one among them."""
     examples = first_of_each_file(problems)[:SHOWN]
     rest = len(problems) - len(examples)
     return " " + "; ".join(examples) + (f"; and {rest:,} more" if rest > 0 else "")
 
 
 def first_of_each_file(problems: Iterable[str]) -> list[str]:
-    """Return the problems, of lines of one file that are not UTF-8 only the first."""
+    """Return the problems; of the lines of a file that are not UTF-8, only the first."""
     kept: dict[str, str] = {}
     for problem in problems:
         place, is_encoding, _ = problem.partition(f": {NOT_UTF8}")
@@ -118,5 +119,5 @@ def first_of_each_file(problems: Iterable[str]) -> list[str]:
 
 
 def shortened(problem: str) -> str:
-    """Return a problem without the middle of the long value that it may quote."""
+    """Return a problem, without its middle if it quotes a long value."""
     return without_middle(problem, _MAX_PROBLEM_CHARS)

@@ -1,4 +1,4 @@
-"""Checks of single files: whether they are complete, whether they have content, and which of their lines count."""
+"""Checks of single files: whether they are complete and have content, and which of their lines count in a digest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nanochat.data.files.selection.file_choice import EMPTY, NO_COLUMN, NO_USABL
 from nanochat.errors import PreflightError, StageError
 
 _FORM = 2
-"""Raised when other lines become usable, so that the digests of usable lines are computed again."""
+"""Raise it when other lines become usable, so that the digests of the usable lines are computed again."""
 _SAMPLED_LINES = 100
 _MAX_POINTER_BYTES = 1024
 _POINTER_START = b"version https://git-lfs.github.com/spec/v1"
@@ -50,11 +50,6 @@ def check_file(path: Path) -> None:
             raise PreflightError(str(error)) from error
 
 
-def _has_text(file: ReadableFile, column: str, problems: RowProblems | None = None) -> bool:
-    """Return whether a file holds a text that is not blank. Raises as `read_texts`."""
-    return any(text for text, _ in read_texts(file, column, START, max_chars=None, problems=problems))
-
-
 def why_without_text(files: Iterable[ReadableFile], column: str, problems: RowProblems | None = None) -> str | None:
     """Return why files hold no text, or None if at least one does. Raises as `read_texts`."""
     problems = problems or RowProblems()
@@ -65,6 +60,11 @@ def why_without_text(files: Iterable[ReadableFile], column: str, problems: RowPr
         reason = NO_USABLE_ROW if problems.bad else EMPTY
     problems.bad += bad_before
     return reason
+
+
+def _has_text(file: ReadableFile, column: str, problems: RowProblems) -> bool:
+    """Return whether a file holds a text that is not blank. Raises as `read_texts`."""
+    return any(text for text, _ in read_texts(file, column, START, max_chars=None, problems=problems))
 
 
 def has_rows(file: ReadableFile) -> bool:
@@ -110,7 +110,7 @@ def _why_no_documents(path: Path, column: str, size: int, mtime_ns: int) -> str 
 def document_lines(column: str) -> LineFilter:
     """Return the rule for digests: jsonl lines count if they have text in `column`, text lines if they are UTF-8.
 
-    All lines count of a text in another encoding, which is left out until it is converted.
+    All lines of a text in another encoding count: it is left out until it is converted.
     """
     is_foreign = functools.cache(lambda path: foreign_encoding(path) is not None)
 

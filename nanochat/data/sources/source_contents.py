@@ -86,13 +86,13 @@ def _files_read(spec: SourceSpec, *, base: Path) -> list[DataFile[Path]]:
 
 
 def digest(spec: SourceSpec, *, base: Path, lines: LineFilter | None = None) -> str:
-    """Return the sha256 (hex) of a source: names and contents of local files, or uri and revision of a hub data set,
-    or name and content of a file with an address.
+    """Return the sha256 (hex) of a source, without contacting the hub.
 
-    Whatever decides the splits of local files counts, besides their names: folders above them, other names, and that
-    the recipe lists each of them. In the folder of a bundle, yaml and csv files count too, since they describe its
-    tasks. Settings such as `column` do not count. The digest of an unchanged file (path, size, time) is remembered
-    under `base`. The hub is not contacted. Of small local files, only the lines that `lines` accepts count.
+    What counts are names and contents of local files, uri and revision of a hub data set, or name and content of a file
+    with an address, but not settings such as `column`. Of local files, everything that decides their splits counts:
+    also the folders above them, the names of other files, and whether the recipe lists each file. In the folder of a
+    bundle, yaml and csv files count too, since they describe its tasks. Of small local files, only the lines that
+    `lines` accepts count. The digest of an unchanged file (path, size, time) is remembered under `base`.
 
     Raises:
         PreflightError: a path or pattern matches nothing.

@@ -25,7 +25,7 @@ from nanochat.tasks.table import TASKS, mixture_counts
 ExampleCount = Callable[[SftItem], int | None]
 """Returns how many different examples a task of fine-tuning has, or None if that is unknown."""
 TextChars = Callable[[SourceSpec], int | None]
-"""Returns about how many characters of training text a source has, or None if that is unknown without reading it."""
+"""Returns about how many characters of training or of held-out text a source has, or None if that is unknown."""
 _CONVERSATIONS = {"smol-smoltalk": 460_341}
 _CORE_TASKS, _CORE_PROBLEMS_PER_TASK, _CORE_TOKENS_PER_PROBLEM = 22, 4_000, 1_500
 _CHOICES = 4

@@ -1,4 +1,4 @@
-"""The sizes of the text and chats that a plan reads, as far as they are known without reading them."""
+"""The sizes of the text and the chats that stages read, as far as the plan can know them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Says how many examples of each task a mixture holds, and warns if its weights leave out most examples of a task.
 
-The plan says so as far as it knows the sizes of the tasks, and the stage when it has read them.
+The plan reports this as far as it knows the sizes of the tasks. The stage reports it when it has read them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The sizes of sources, for the plan: rows of tasks, and characters of text. Without pyarrow, whose import takes long.
+"""The sizes of sources, for the plan: rows of tasks, and characters of text.
 
-Not here: which rows are refused or repeated. The stage counts those when it reads them.
+Nothing here imports pyarrow, which takes long. Not here: which rows are refused or repeated. The stage counts those
+when it reads them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The results that scaling laws are fitted to, their noise between seeds, and numbers with an interval. No files."""
+"""The results that scaling laws are fitted to, their noise between seeds, and numbers with an interval.
+
+Reads and writes no files.
+"""
 
 from __future__ import annotations
 

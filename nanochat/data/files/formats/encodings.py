@@ -1,4 +1,4 @@
-"""Judges the encoding of a text file by its beginning, and says what to do about another one than UTF-8 or UTF-16."""
+"""Checks the encoding of a text file by its beginning, and says what to do if it is neither UTF-8 nor UTF-16."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from nanochat.plurals import several
 
 _SNIFFED_BYTES = 1 << 23
 _FEW_LINES, _SMALL_SHARE, _DAMAGED_SHARE = 10, 0.1, 0.01
-"""Lines that are not UTF-8: a file with no more than the last share, or the least of the others, is only damaged."""
+"""A file is only damaged if at most `_DAMAGED_SHARE` of its lines are not UTF-8, or at most `_FEW_LINES` and
+`_SMALL_SHARE`. With more such lines, it is in another encoding."""
 
 
 def encoding_problem(path: Path) -> str | None:
@@ -33,8 +34,8 @@ def encoding_problem(path: Path) -> str | None:
 def foreign_encoding(path: Path) -> str | None:
     """Return the place and the reason if a text file is in another encoding than UTF-8 or UTF-16, else None.
 
-    That is so if many of its first lines are not UTF-8, and no other line has characters outside ASCII. A file with
-    fewer such lines is damaged; they are bad lines.
+    It is in another encoding if many of its first lines are not UTF-8, and no other line has characters outside ASCII.
+    A few such lines are bad lines of a damaged file.
 
     Raises:
         PreflightError: the file cannot be opened.

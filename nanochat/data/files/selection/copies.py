@@ -1,4 +1,4 @@
-"""Finds files that hold the text of another file in a format that is read less well, by their names."""
+"""Leaves out copies: files that, by their names, hold the same text as another file in a preferred format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nanochat.data.files.selection.data_file import AnyPath, DataFile, known_kin
 
 
 def without_copies(files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]:
-    """Return the files without those that hold the text of another file in a format that is read less well.
+    """Return the files without copies of others in a preferred format.
 
     Only names are compared, so a file that the recipe chooses by its name or suffix is never taken for a copy.
     A copy has the stem of the other file in the same folder, such as `a.txt` or `a.jsonl.gz` beside `a.jsonl`; source
@@ -44,7 +44,7 @@ def without_copies(files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath]
 
 
 def _stem_and_rank(file: DataFile[AnyPath]) -> tuple[object, tuple[int, str]]:
-    """Return a key that copies of one text in several formats share, and a rank: the copy of lowest rank is read."""
+    """Return a key that copies of one text in several formats share, and a rank: the lowest one is read."""
     kind = known_kind(file)
     key = (file.path.parent, stem_of(file.path).lower(), kind.format if kind.is_code else "")
     return key, (kind.rank, kind.compression or "")

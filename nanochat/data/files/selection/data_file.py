@@ -1,4 +1,4 @@
-"""A file of a source: its kind, and the split that its name shows."""
+"""A file of a source: its kind, and the split to which it belongs by its name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 _DESCRIPTIONS = ("changelog", "citation", "contributing", "copying", "licence", "license", "notice", "readme")
 _FOLDERS_OF_TEXT = ("validation", "test")
-"""Splits that a folder of text says by its name alone. A folder `dev` may hold notes on development."""
+"""Names that make a folder of text a split, even without a `train`. A folder `dev` may hold notes on development."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class DataFile(Generic[AnyPath]):
     has_chosen_kind: bool = False
     """Whether the recipe's pattern contains the file's suffix, such as `*.md`."""
     twin_split: SplitLabel | None = None
-    """The split that the names of the other files show."""
+    """The split that the name shows only beside the names of other files."""
     has_title: bool = False
-    """Whether the name, judged with those of the other files, is the title of a text and not a split."""
+    """Whether the name is the title of a text and not a split, judged beside the names of the other files."""
 
     @cached_property
     def split(self) -> SplitLabel | None:
@@ -83,9 +83,9 @@ def with_splits(files: Iterable[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]:
 
 
 def _has_title(file: DataFile[AnyPath], trained: set[tuple[str, str]]) -> bool:
-    """Return whether a name that could mean held-out text is a title. `trained` holds the parts that are for training.
+    """Return whether a name that could mean held-out text is a title. `trained` holds the parts that have a `train`.
 
-    A folder `test` or `validation` is a split also without a `train` beside it, but not among programs.
+    A folder `test` or `validation` is a split even without a `train` beside it, but not in source code.
     """
     label = split_of_file(file.name)
     if label is None or label.split == "train" or file.kind is None or file.kind.has_rows:

@@ -114,9 +114,9 @@ def group_by_setting(results: Iterable[CellResult]) -> list[Setting]:
 
 def rank(settings: Sequence[Setting], metric: str, order: Literal["min", "max"]) -> list[Setting]:
     """Return the settings that have a metric in every cell, the best mean first."""
-    means = {id(setting): setting.mean(metric) for setting in settings}
-    whole = [setting for setting in settings if means[id(setting)] is not None]
-    return sorted(whole, key=lambda setting: (means[id(setting)] or 0.0) * (1 if order == "min" else -1))
+    whole = [(mean, setting) for setting in settings if (mean := setting.mean(metric)) is not None]
+    ranked = sorted(whole, key=lambda pair: pair[0], reverse=order == "max")
+    return [setting for _, setting in ranked]
 
 
 def read_result(entry: CellEntry, base: Path, *, is_pruned: bool = False) -> CellResult:

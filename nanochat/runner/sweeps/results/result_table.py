@@ -20,7 +20,7 @@ _SHOWN_RANKS = 5
 
 
 def shown_metrics(sweep: SweepResults) -> list[str]:
-    """Return the results that a table shows: that which ranks the cells, then those that say how good they are."""
+    """Return the results that a table shows: the one that ranks the cells, then those that measure quality."""
     names = list(dict.fromkeys(name for cell in sweep.cells for name in cell.metrics))
     chosen = [name for name in names if not name.endswith(_COMPANIONS) and _is_quality(name)]
     ranking = sweep.state.section.ranking

@@ -1,4 +1,4 @@
-"""A sweep as JSON: in short for `ls`, or with all results for its report."""
+"""A sweep as JSON: a summary for `ls`, or all results for its report."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def sweep_report(sweep: SweepResults, *, plots: Sequence[str]) -> str:
 
 
 def _main_metric(sweep: SweepResults) -> str:
-    """Return the result that ranks the cells, else the one that says most about them; empty if there are none."""
+    """Return the result that ranks the cells, else the first one that measures quality; empty if there is none."""
     return next(iter(shown_metrics(sweep)), "")
 
 
