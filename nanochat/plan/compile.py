@@ -65,12 +65,10 @@ def compile_plan(
     """Return the plan of a recipe. The message of a RecipeError lists every problem with its place.
 
     Args:
-        digests: returns the sha256 of a source, or None if the source cannot be read. A stage that lacks a digest has
-            no fingerprint.
+        digests: returns the sha256 of a source, None if it cannot be read. A stage without it has no fingerprint.
         device_class: the device to estimate times for if the recipe says `run.device: auto`; default: a CPU.
         memory_bytes: the memory of that device, if the plan shall say how many rows fit into it.
-        text_chars: returns the size of a source of text, for the estimates; default: that of the built-in ones.
-        held_out_chars: the same for its held-out text.
+        text_chars, held_out_chars: return the size of a source's text; by default that of built-in sources.
         count_examples: returns the number of examples of a task of `sft`; default: those known without the data.
         start_models: the models that stages with `init_from` start from, by stage, as far as they are known.
     """
@@ -84,10 +82,7 @@ def compile_plan(
     models = _stage_models(specs, start_models)
     estimates_on = partial(_estimate, specs, executions, models, sizes)
     estimates = estimates_on(device, execution.memory_limit_bytes or available_bytes)
-    stages = tuple(
-        _plan_stage(recipe, spec, specs, models[spec.stage], executions[spec.stage], source_digests, estimate)
-        for spec, estimate in zip(specs, estimates, strict=True)
-    )
+    stages = _plan_stages(recipe, specs, executions, models, source_digests, estimates)
     others = [name for name in RATES if name != device and recipe.run.device != "cpu"]
     totals = {name: total(estimates_on(name, execution.memory_limit_bytes)) for name in others}
     totals[device] = total(estimates)
@@ -199,26 +194,27 @@ def _stage_models(specs: Sequence[StageSpec], start_models: Mapping[str, GPTConf
     return models
 
 
-def _plan_stage(
+def _plan_stages(
     recipe: schema.Recipe,
-    spec: StageSpec,
     specs: list[StageSpec],
-    model: GPTConfig | None,
-    execution: ExecutionSpec,
+    executions: Mapping[StageName, ExecutionSpec],
+    models: Mapping[str, GPTConfig | None],
     digests: Mapping[str, str],
-    estimate: Estimate,
-) -> StagePlan:
-    sources = stage_sources(spec)
-    return StagePlan(
-        name=spec.stage,
-        spec=spec,
-        execution=execution,
-        model=model,
-        identity=identity(recipe, spec),
-        upstream=_upstream(spec, specs),
-        sources=sources,
-        source_digests={source.name: digests[source.name] for source in sources if source.name in digests},
-        estimate=estimate,
+    estimates: Sequence[Estimate],
+) -> tuple[StagePlan, ...]:
+    return tuple(
+        StagePlan(
+            name=spec.stage,
+            spec=spec,
+            execution=executions[spec.stage],
+            model=models[spec.stage],
+            identity=identity(recipe, spec),
+            upstream=_upstream(spec, specs),
+            sources=(sources := stage_sources(spec)),
+            source_digests={source.name: digests[source.name] for source in sources if source.name in digests},
+            estimate=estimate,
+        )
+        for spec, estimate in zip(specs, estimates, strict=True)
     )
 
 

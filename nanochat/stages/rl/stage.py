@@ -56,9 +56,7 @@ def run(job: Job, context: StageContext) -> StageResult:
         "sampler": Sampler(context, model, tokenizer),
         "questions": questions,
         "rollouts": _make_rollouts(spec),
-        "max_rows": context.shrink_batch(
-            rollout_rows(spec.answers_per_step, world.size, on_cpu=context.runtime.backend == "cpu")
-        ),
+        "max_rows": _max_rows(spec, context),
     }
     steps = AnsweredSteps(context, spec, objective=objective, **common)
     training = Training(
@@ -90,6 +88,12 @@ def run(job: Job, context: StageContext) -> StageResult:
         return StageResult({})
     _warn_of_equal_rewards(context, spec)
     return StageResult(_metrics(context, spec, position, held_out, questions), training.timings())
+
+
+def _max_rows(spec: RlSpec, context: StageContext) -> int:
+    """Return how many answers are generated at a time."""
+    on_cpu = context.runtime.backend == "cpu"
+    return context.shrink_batch(rollout_rows(spec.answers_per_step, context.process_group.size, on_cpu=on_cpu))
 
 
 def _load_start(folder: Path, context: StageContext) -> FastGPT:
