@@ -9,7 +9,7 @@ import pytest
 from nanochat.errors import RecipeError
 from nanochat.recipe.load import load_recipe
 
-VALID = Path(__file__).parent / "valid"
+VALID = Path(__file__).parents[1] / "valid"
 
 
 def test_a_child_merges_maps_replaces_lists_and_drops_with_null():

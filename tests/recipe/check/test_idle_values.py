@@ -169,6 +169,6 @@ def test_resolved_recipe_has_no_warnings(tmp_path: Path) -> None:
 
 
 def test_shipped_recipes_have_no_field_without_an_effect() -> None:
-    recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+    recipes = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
     assert recipes
     assert {path.name: found for path in recipes if (found := load_recipe(path).warnings())} == {}

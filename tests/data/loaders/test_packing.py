@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nanochat.data.packing.document_packer import BufferedDocument, DocumentPacker, DocumentStats
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "packing.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "packing.json").read_text())
 SCENARIOS = GOLDEN["scenarios"] if isinstance(GOLDEN, dict) else GOLDEN
 
 
