@@ -33,7 +33,10 @@ def test_resolve_files_sorts_folders_patterns_and_lists(files, base):
     ("pattern", "message"),
     [
         ("gone.txt", "no such file$"),
-        ("*.jsonl", "no file matches the pattern"),
+        ("emty", r"no such file; did you mean `empty`\?$"),
+        ("emty/books.txt", r"no such file; there is no folder \S+/emty; did you mean `empty`\?$"),
+        ("*.jsonl", "no file matches the pattern$"),
+        ("emty/books/*.txt", r"no file matches the pattern; there is no folder \S+/emty; did you mean `empty`\?$"),
         ("empty", "the folder holds no"),
         ("$HOME/books", r"no such file; environment variables such as `\$HOME` are not replaced"),
         ("https:/host/a.txt", "`https://host/a.txt` is an address"),

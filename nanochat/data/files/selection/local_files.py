@@ -7,6 +7,7 @@ Not here: which of the files found are read.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import glob
 import os
@@ -74,7 +75,7 @@ class _Finder:
             problem = ""
         elif _has_magic(pattern):
             self._add_matches(pattern)
-            problem = "no file matches the pattern"
+            problem = f"no file matches the pattern{_missing_folder(path)}"
         else:
             problem = f"no such file{_hint(path)}"
         if self._hits == before:
@@ -245,4 +246,19 @@ def _hint(path: Path) -> str:
     if kind_of(path) is None and not owner.exists() and owner.parent.is_dir():
         name = f"{owner.name}/{path.name}"
         return f"; if `{name}` is a data set of the Hugging Face hub, write `uri: hf://datasets/{name}`"
+    return _missing_folder(path) or _similar_name(path)
+
+
+def _missing_folder(path: Path) -> str:
+    """Return, as the end of a sentence, the first folder of a path or pattern that does not exist, if there is one."""
+    for folder in reversed(path.parents):
+        if not _has_magic(str(folder)) and not os.path.exists(folder):  # noqa: PTH110 -- Path.exists raises for long names
+            return f"; there is no folder {folder}{_similar_name(folder)}"
     return ""
+
+
+def _similar_name(path: Path) -> str:
+    """Return, as the end of a sentence, the name beside a path that does not exist which the user may have meant."""
+    names = [sibling.name for sibling in _children(path.parent) if not sibling.name.startswith(".")]
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
