@@ -1,7 +1,7 @@
 """Checks the data of a plan as a run would, as far as that is quick, and names what only the run checks.
 
 A plan must take no longer than a moment. So it reads local text and chats, in all at most as much as a run reads whole
-of one source, and the beginnings of larger files. It opens no parquet, whose library takes long to import.
+of one source, and the beginnings of larger files. Of large parquet files it reads nothing.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def _find_unchecked(sources: Sequence[SourceSpec], base: Path) -> Iterator[tuple
         except PreflightError:
             yield source.name, ""
             continue
-        if any(kind.needs_pyarrow for file in files if (kind := kind_of(file)) is not None):
-            yield source.name, "parquet"
-        elif are_small(files):
+        if are_small(files):
             if not are_small((*read_whole, *files)):
                 yield source.name, "large"
             else:
                 read_whole += files
+        elif any(kind.needs_pyarrow for file in files if (kind := kind_of(file)) is not None):
+            yield source.name, "large parquet"

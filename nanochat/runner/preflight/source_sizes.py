@@ -62,6 +62,7 @@ def held_out_chars(source: SourceSpec, *, base: Path) -> int | None:
     """Return about how many characters of held-out text a source has, None if that is not known.
 
     If a hash chooses the documents, small text is read, because a few long documents are far from the average share.
+    Of text that is large or not converted yet, this share is returned.
     """
     if source.path is None:
         return builtin_held_out_chars(source)
@@ -69,10 +70,8 @@ def held_out_chars(source: SourceSpec, *, base: Path) -> int | None:
         files = document_files(source, base=base)
         if files.validation:
             return _sum_chars(files.validation)
-        if not are_small(file.path for file in files.train):
+        if not are_small(file.path for file in files.train) or not is_ready(source, base=base):
             return round(validation_frac(source) * _sum_chars(files.train))
-        if any(file.kind is None or file.kind.needs_pyarrow for file in files.train):
-            return None
         return _read_held_out(source, base, tuple(_stamp(file.path) for file in files.train))
     except (OSError, PreflightError, StageError):  # the checks of the data report it
         return None

@@ -38,16 +38,28 @@ def test_plan_ends_with_3_if_data_are_missing(bench, capsys):
     assert capsys.readouterr().out.count("chats.jsonl: no such file") == 1
 
 
-def test_plan_names_the_data_that_only_the_run_checks(bench, capsys):
-    """Parquet, tables that are converted first, and data sets that are not downloaded."""
+def test_plan_checks_the_text_of_a_folder_that_also_has_parquet_rows(bench):
+    notes = bench.folder / "notes"
+    notes.mkdir()
+    pq.write_table(pa.table({"text": ["one two", "three four"]}), notes / "rows.parquet")
+    (notes / "good.md").write_text("a note\n")
+    (notes / "latin.md").write_bytes(b"caf\xe9\n")
+    checks = check_plan(bench.prepare(f"sources.text.path={notes}"))
+    assert checks.unchecked == ()
+    assert any("latin.md:1: not UTF-8 at byte 4 of the line (0xE9)" in note for note in checks.left_out)
+
+
+def test_plan_names_the_data_that_only_the_run_checks(bench, capsys, monkeypatch):
+    """Large parquet, tables that are converted first, and data sets that are not downloaded."""
+    monkeypatch.setattr("nanochat.data.files.file_sizes.SMALL_BYTES", 100)
     pq.write_table(pa.table({"text": ["one two", "three four"]}), bench.folder / "text.parquet")
     (bench.folder / "chats.csv").write_text("prompt,completion\nhello,world\n")
     files = {"text": "text.parquet", "chats": "chats.csv"}
     sources = tuple(f"sources.{name}.path={bench.folder / file}" for name, file in files.items())
-    assert check_plan(bench.prepare(*sources)).unchecked == ("parquet: text", "not converted: chats")
+    assert check_plan(bench.prepare(*sources)).unchecked == ("large parquet: text", "not converted: chats")
     settings = [word for source in sources for word in ("--set", source)]
     assert main(["plan", str(bench.recipe), *settings]) == 0
-    assert "data that only the run checks\n  - parquet: text\n" in capsys.readouterr().out
+    assert "data that only the run checks\n  - large parquet: text\n" in capsys.readouterr().out
     hub = "sources.chats={uri: hf://datasets/owner/name}"
     assert check_plan(bench.prepare(hub)).unchecked == ("not downloaded: chats",)
 
