@@ -397,6 +397,11 @@ def test_plan_counts_only_as_much_held_out_text_as_there_is(compiled: Compile) -
     assert [note for note in plan.notes if "held-out" in note] == [
         "base_eval.mine may read 12,288 tokens, but all held-out text of mine has about 10.0K"
     ]
+    few = compiled("sources.mine={path: a.txt}", f"base_eval.suites.{suite}", held_out_chars=lambda _: 1_525)
+    assert (
+        "base_eval.mine may read 12,288 tokens, but all held-out text of mine has about 500: too few to judge a model "
+        "by; raise `validation.hash_frac`, or hold out more files" in few.notes
+    )
     monitored = plan.stage("pretrain").estimate.suite_seconds
     assert monitored == pytest.approx(4 / 3 * 10_000 * QUICK.flops_per_token() / 3 / 40e9)
     assert compiled().stage("base_eval").estimate.tokens == 77_377

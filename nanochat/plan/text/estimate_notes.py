@@ -23,6 +23,8 @@ _WORTH_COMPARING_SECONDS = 600
 MANY_PASSES = 4
 """Up to four passes teach nearly as much as new text of the same size would; what more of them teach decays quickly
 (Muennighoff et al. 2023, "Scaling Data-Constrained Language Models")."""
+_FEW_TOKENS = 5_000
+"""Held-out text with fewer tokens is a few pages. Its bits per byte depend more on these pages than on the model."""
 
 
 def estimate_notes(
@@ -131,9 +133,11 @@ def held_out_notes(stages: Sequence[StagePlan], held_out_chars: Mapping[str, int
                 continue
             tokens = bpb_suite_tokens(suite, held_out_chars, stage.model.vocab_size)
             if tokens < suite.tokens:
+                advice = "too few to judge a model by; raise `validation.hash_frac`, or hold out more files"
                 notes.append(
                     f"{stage.name}.{name} may read {suite.tokens:,} tokens, but all held-out text of "
                     f"{suite.source.name} has about {show_count(tokens)}"
+                    + (f": {advice}" if tokens < _FEW_TOKENS else "")
                 )
     return notes
 
