@@ -176,6 +176,7 @@ def _compute_stage(
         environment=context.request.environment,
         command=context.request.child_command,
         system_metrics_every_seconds=tracking.system_metrics_every_seconds if tracking.kind == "mlflow" else None,
+        data_notes=context.data_notes,
     )
     began = time.time()
     try:

@@ -109,6 +109,8 @@ if how.startswith("holds"):  # for example "holds 2, then SIGKILL": more rows th
     how = then[-1] if then else "well"
 if how == "notes":
     print("note: step_00000008 is damaged\nnot a note\nnote: half", end="", flush=True)
+if how == "notes on data":
+    print("note: text: 1 file; left out: a.pdf\nnote: step_00000008 is damaged", flush=True)
 if how == "edits the data":
     write(job["spec"]["source"]["path"][0], "one more line\n", "a")
 if how == "loses its folder":  # to somebody who deletes or moves it while the stage runs

@@ -180,6 +180,18 @@ def test_notes_in_the_log_of_a_stage_are_shown_once(bench):
     assert shown[1:-1] == ["2-pretrain: step_00000008 is damaged"]
 
 
+def test_a_note_on_data_is_shown_for_the_first_stage_that_reads_them(bench):
+    """What else a later stage notes is shown, also in the same words."""
+    bench.control(tokenizer="notes on data", pretrain="notes on data")
+    bench.run(last="pretrain")
+    notes = [line for line in bench.display.lines if "left out" in line or "damaged" in line]
+    assert notes == [
+        "1-tokenizer: text: 1 file; left out: a.pdf",
+        "1-tokenizer: step_00000008 is damaged",
+        "2-pretrain: step_00000008 is damaged",
+    ]
+
+
 def test_a_stage_works_in_the_base_folder_of_its_run(bench, tmp_path, monkeypatch):
     """`nanochat.run` may be given another one than that of the environment."""
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "another"))

@@ -57,6 +57,8 @@ class RunContext:
     display: Display
     interrupts: Interrupts | None = None
     """Counts the signals to stop, if the caller handles them."""
+    data_notes: set[str] = field(default_factory=set)
+    """What stages have said of the data. Later stages that read the same data do not repeat it."""
 
     @contextmanager
     def handle_signals(self) -> Iterator[Interrupts]:

@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanochat.data.sources.source_downloads import resolve_revision
@@ -64,6 +64,18 @@ class StageAttempt:
     command: Sequence[str] = COMMAND
     system_metrics_every_seconds: float | None = None
     """None to not measure the machine."""
+    data_notes: set[str] = field(default_factory=set)
+    """What earlier stages of the run have said of the data."""
+
+    def is_news(self, note: str) -> bool:
+        """Return whether no stage of the run has shown a note yet. Only notes on data are remembered."""
+        sources = self.lookup.stage.read_sources
+        starts = tuple(start for source in sources for start in (f"{source.name}: ", f"source `{source.name}`"))
+        if not note.startswith(starts):
+            return True
+        is_known = note in self.data_notes
+        self.data_notes.add(note)
+        return not is_known
 
 
 def execute_stage(attempt: StageAttempt, lock: StageLock, *, interrupts: Interrupts, display: Display) -> StageRecord:
@@ -103,7 +115,7 @@ def _run_with_batch_that_fits(
             interrupts=interrupts,
             on_start=lock.name_child,
             on_tick=lambda progress: _show_progress(display, title, progress, time.time() - started),
-            on_note=lambda note: display.log_line(f"{title}: {note}"),
+            on_note=lambda note: display.log_line(f"{title}: {note}") if attempt.is_news(note) else None,
             lock_descriptor=lock.descriptor,
             environment={BASE_DIR: str(attempt.base.absolute()), **attempt.environment},
             command=LAUNCHER if is_shared(stage) else attempt.command,
