@@ -107,8 +107,12 @@ def explain_stage_text(explanation: dict[str, JsonValue]) -> str:
     """Return an explanation of `explain_stage` as `nanochat-run plan --why` prints it."""
     changes = explanation["changes"]
     assert isinstance(changes, list), "changes are a list of lines"
-    head = f"{explanation['stage']}: {explanation['status']}, {explanation['why']}"
-    return "\n".join([head, *(f"  {change}" for change in changes)])
+    why = str(explanation["why"])
+    if changes and why.startswith(
+        f"changed: {changes[0]}"
+    ):  # it names the first changes, which the lines below name too
+        why, changes = (why, []) if len(changes) == 1 else ("changed:", changes)
+    return "\n".join([f"{explanation['stage']}: {explanation['status']}, {why}", *(f"  {line}" for line in changes)])
 
 
 def explain_stage(prepared: Prepared, lookups: Sequence[CacheLookup], stage: str) -> dict[str, JsonValue]:

@@ -22,8 +22,8 @@ from nanochat.runner.store.run_catalog import Run
 _CELL_CHARS = 24
 _MISSING = "missing"
 """The cell of a value that is only known from a result that was lost."""
-_MAP_ENTRY = re.compile(r"\w+\.(?:suites|data)\.[^.]+\.")
-"""The part of a field's path that names a suite or a data set."""
+_MAP_ENTRY = re.compile(r"(?:\w+\.(?:suites|data)|sources)\.([^.]+)")
+"""The part of a field's path that names a suite, a data set or a source."""
 
 
 @dataclass
@@ -119,7 +119,7 @@ def _read(summary: RunSummary) -> _Column:
 
 def _add_fields(column: _Column, stage: str, fields: Mapping[str, JsonValue]) -> None:
     for name, value in fields.items():
-        column.values[name] = str(value)
+        column.values[name] = "default" if value == {} else str(value)
         column.stages_of_fields[name].add(stage)
 
 
@@ -171,13 +171,17 @@ def _value(name: str, column: _Column, deciding: set[str]) -> str:
         return column.values[name]
     if deciding & column.unknown or (column.absent and name.startswith("data of ")):
         return _MISSING
-    return "default" if deciding & column.stages and _has_entry(name, column.values) else "-"
+    return "default" if deciding & column.stages and _has_entry(name, column) else "-"
 
 
-def _has_entry(name: str, values: Mapping[str, str]) -> bool:
-    """Return whether a run has the suite or data set that a field belongs to. True for other fields."""
+def _has_entry(name: str, column: _Column) -> bool:
+    """Return whether a run has the suite, data set or source that a field belongs to. True for other fields."""
     entry = _MAP_ENTRY.match(name)
-    return entry is None or any(other.startswith(entry[0]) for other in values)
+    if entry is None:
+        return True
+    if name.startswith("sources."):  # of stages without results, it is not known what they read
+        return bool(column.absent) or f"data of {entry[1]}" in column.values
+    return any(f"{other}.".startswith(f"{entry[0]}.") for other in column.values)
 
 
 def _table(heading: str, runs: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:

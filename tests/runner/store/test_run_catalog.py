@@ -144,6 +144,18 @@ def test_explain_stage_names_the_changed_field_before_anything_runs(finished):
     assert [stage["status"] for stage in report["stages"]] == ["cached", "cached", "cached", "run", "run"]
 
 
+def test_explain_stage_lists_several_changes_once(finished):
+    prepared = finished.prepare("sft.horizon.steps=5", "sft.tokens_per_step=128")
+    text = explain_stage_text(explain_stage(prepared, prepared.look_up_cache(), "sft"))
+    head, *changes = text.splitlines()
+    assert head == "sft: run, changed:" and len(changes) >= 2
+    assert text.count("sft.horizon.steps: 4 -> 5") == 1
+    one = finished.prepare("sft.horizon.steps=5")
+    assert explain_stage_text(explain_stage(one, one.look_up_cache(), "sft")) == (
+        "sft: run, changed: sft.horizon.steps: 4 -> 5"
+    )
+
+
 def test_a_change_is_explained_against_the_last_run_of_the_same_recipe_alone(bench):
     """Another recipe has more in common with the new one, and computed stages that both use."""
     bench.run("seed=1", "sft.horizon.steps=9", "name=mine")
@@ -190,3 +202,19 @@ def test_comparison_shows_scores_and_differing_fields(finished):
     assert "| sft.horizon.steps | 4 | 5 | 4 |" in table
     assert "| chat_eval.suites.spelling.max_problems | 4 | 4 | - |" in table
     assert "pretrain.horizon" not in table
+
+
+def test_comparison_shows_no_default_of_data_that_a_run_does_not_read(finished):
+    """An entry of `data` that gives no field is a default itself."""
+    (finished.folder / "more.txt").write_text((finished.folder / "text.txt").read_text() * 2)
+    other = finished.run(
+        f"sources.more={{path: {finished.folder}/more.txt, max_document_chars: 99}}",
+        "pretrain.data={text: null, more: {}}",
+        "tokenizer.source=more",
+        "base_eval.suites.bpb.source=more",
+        "name=other",
+    )
+    comparison = compare_runs([finished.first, other], finished.base)
+    assert comparison.recipe["pretrain.data.text"] == ["default", "-"]
+    assert comparison.recipe["pretrain.data.more"] == ["-", "default"]
+    assert comparison.recipe["sources.more.max_document_chars"] == ["-", "99"]
