@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -27,6 +28,7 @@ _IDLE_BETWEEN_CELLS = 3
 """Successive looks without a running cell after which a sweep with waiting cells counts as stopped. A scheduler that
 starts a command for each cell leaves gaps."""
 _CURVE_HEIGHT, _MAX_WIDTH = 10, 100
+_BETWEEN_STAGES, _NO_BREAK = "  ", "\N{NO-BREAK SPACE}"
 
 
 def watch(options: argparse.Namespace) -> None:
@@ -45,8 +47,18 @@ def _draw(snapshots: Iterator[Snapshot], console: TerminalConsole, width: int) -
     """Draw each snapshot over the one before it, and return the last."""
     with Live(console=console, auto_refresh=False) as live:
         for snapshot in snapshots:
-            live.update(Text("\n".join(_page(snapshot, width))), refresh=True)
+            lines = [part for line in _page(snapshot, width) for part in _wrap(line, width)]
+            live.update(Text("\n".join(lines)), refresh=True)
     return snapshot
+
+
+def _wrap(line: str, width: int) -> list[str]:
+    """Return a line as lines that fit, because `Live` cuts off the rest. A stage stays beside its status."""
+    if len(line) <= width:
+        return [line]
+    glued = line.replace(" ", _NO_BREAK).replace(2 * _NO_BREAK, _BETWEEN_STAGES)
+    parts = textwrap.wrap(glued, width, subsequent_indent="  ", break_on_hyphens=False)
+    return [part.replace(_NO_BREAK, " ") for part in parts]
 
 
 def _log(snapshots: Iterator[Snapshot], console: TerminalConsole, width: int) -> Snapshot:
@@ -83,7 +95,7 @@ def _snapshots(reference: str) -> Iterator[Snapshot]:
 
 def _page(snapshot: Snapshot, width: int) -> list[str]:
     curve = draw_curve(*snapshot.curve, width=width, height=_CURVE_HEIGHT)
-    stages = "  ".join(f"{title} {status}" for title, status in snapshot.stages)
+    stages = _BETWEEN_STAGES.join(f"{title} {status}" for title, status in snapshot.stages)
     return [f"{snapshot.reference}: {stages}", *([f"{snapshot.curve_name}:"] if curve else []), *curve, _line(snapshot)]
 
 

@@ -78,6 +78,18 @@ def test_watch_follows_a_run_until_it_ends(finished, monkeypatch, capsys):
     assert lines[:2] == ["2-pretrain:  25% step 1/4", "2-pretrain:  50% step 2/4"] and lines[-1] == "finished"
 
 
+def test_watch_shows_all_stages_on_a_narrow_terminal(finished, monkeypatch, capsys):
+    """No line is longer than the terminal, and each status is beside its stage."""
+    monkeypatch.setattr("nanochat.cli.verbs.watch_commands.TerminalConsole.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "50")
+    assert main(["watch", "tiny"]) == 0
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out).splitlines()
+    text = "\n".join(lines)
+    stages = ("1-tokenizer", "2-pretrain", "3-base_eval", "4-sft", "5-chat_eval")
+    assert all(f"{stage} finished" in text for stage in stages)
+    assert max(map(len, lines)) <= 50
+
+
 def test_a_page_compares_results_recipes_and_curves(finished, capsys, tmp_path):
     finished.run("seed=7")
     first, second = (run.reference for run in list_runs(finished.base))
