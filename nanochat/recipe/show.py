@@ -36,11 +36,13 @@ def yaml_with_origins(loaded: LoadedRecipe) -> str:
 def diff_recipes(a: Recipe, b: Recipe) -> list[tuple[str, Value, Value]]:
     """Return (dotted path, value in `a`, value in `b`) for each value that differs, defaults included.
 
-    A value that is absent is None.
+    A value that is absent is None. So is an empty section, if the other recipe's values in it are named.
     """
     left, right = dict(_leaves(_recipe_values(a), "")), dict(_leaves(_recipe_values(b), ""))
     names = [*left, *(name for name in right if name not in left)]
-    return [(name, left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)]
+    filled = {name[:i] for name in names for i, letter in enumerate(name) if letter == "."}
+    differing = [(name, left.get(name), right.get(name)) for name in names if name not in filled]
+    return [(name, before, after) for name, before, after in differing if before != after]
 
 
 def _recipe_values(section: Section) -> dict[str, Value]:

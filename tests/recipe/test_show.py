@@ -102,6 +102,14 @@ def test_difference_of_two_recipes_includes_defaults():
     assert diff_recipes(first, first) == []
 
 
+def test_difference_of_a_filled_and_an_empty_section_names_the_values_alone():
+    first = load_recipe(VALID / "child.yaml").recipe
+    second = load_recipe(VALID / "child.yaml", ["expect=null"]).recipe
+    assert first.expect
+    assert diff_recipes(first, second) == [(f"expect.{name}", text, None) for name, text in first.expect.items()]
+    assert diff_recipes(second, first) == [(f"expect.{name}", None, text) for name, text in first.expect.items()]
+
+
 def _as_loaded(recipe):
     text = Text("generated.yaml", "", Path())
     return LoadedRecipe(recipe, Path(text.name), text.name, {}, {}, (), Node({}, Origin(text, 1, 1)))
