@@ -205,4 +205,6 @@ def _no_such_run(reference: str, runs: list[Run], base: Path) -> str:
         )
     close = difflib.get_close_matches(reference, names, n=1)
     hint = f"did you mean `{close[0]}`? " if close else ""
+    if Path(reference).is_file():
+        hint = f"a run has the `name` that is in its recipe, not that of the file; {hint}"
     return f"no run or model `{reference}` here; {hint}runs under {base}: {', '.join(names)} (`nanochat-run ls`)"

@@ -139,6 +139,7 @@ def test_pretrained_model_is_not_taken_for_a_lost_chat_model(bench):
     ("make", "message"),
     [
         (lambda folder: None, "no run or model `.*` here; .*runs under .*base"),
+        (lambda folder: folder.write_text("name: tiny"), "a run has the `name` that is in its recipe, not that of"),
         (lambda folder: folder.mkdir(), "is neither the folder of a run .* nor that of a model"),
         (lambda folder: (folder.mkdir(), (folder / "run.json").write_text("{")), "run.json cannot be read"),
     ],
