@@ -93,7 +93,9 @@ def survey_task(
         report.notes.append("the marked answers are only compared with the model's; it is not trained on them")
     elif total:
         unit = "tokens" if tokenizer is not None else "characters"
-        report.notes.append(f"{trained / total:.1%} of the {unit} are trained on; they are marked")
+        report.notes.append(
+            f"{trained / total:.1%} of the {unit} are trained on; they are coloured, or in braces with plus signs"
+        )
     _add_note_on_long_ones(report, context)
     return report
 
