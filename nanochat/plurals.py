@@ -1,4 +1,4 @@
-"""Names a number of things, with the noun in singular or plural, or the first of many names."""
+"""Writes numbers with their nouns, in the singular or plural, and shortens lists of names and long texts."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 `chat_forms.chat_rows` lists the forms that a row may have. Rows of another form, and rows that train nothing, are
 refused. Too many of them make the whole source unusable.
-Not here: the names of the forms (`chat_forms.names`).
+Not here: the names of the forms (`chat_forms.form_names`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Connect to an MLflow tracking store. MLflow is imported when a store is opened, not before."""
+"""Connects to an MLflow tracking store. MLflow is imported when a store is opened, not before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure how busy this machine is while a stage runs, with MLflow's collectors, and write it to a local series.
+"""Measures how busy this machine is while a stage runs, with MLflow's collectors, and writes it to a local series.
 
 The values are uploaded like any other series, so an outage of MLflow loses none. They describe the whole machine
 (of the runner's host, if a stage runs on several), as MLflow itself measures them.

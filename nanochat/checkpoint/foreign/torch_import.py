@@ -1,4 +1,4 @@
-"""Import weights from PyTorch nanochat. Names are the same; dtypes, prefixes and padding differ.
+"""Imports weights from PyTorch nanochat. Names are the same; dtypes, prefixes and padding differ.
 
 PyTorch nanochat saves a state dictionary as `model_STEP.pt`, which is readable here if torch is installed; its weights
 may also be safetensors. `torch.compile` puts `_orig_mod.` before every name, matrices may be bfloat16, the vocabulary

@@ -1,4 +1,4 @@
-"""How much text files hold: whether it is little enough to be read before a run, and in how many rows."""
+"""Sizes of data files: whether they are small enough to be read before a run, and how many rows they hold."""
 
 from __future__ import annotations
 
@@ -43,7 +43,12 @@ def _count_rows(file: ReadableFile, size: int) -> int:
             return int(open_parquet(file).metadata.num_rows)
         case "html" | "xml":
             return 1
-    lines, read_bytes = count_lines(file.path, SMALL_BYTES)
+    return estimate_lines(file.path, size)
+
+
+def estimate_lines(path: Path, size: int) -> int:
+    """Return the number of lines in a file of `size` bytes, estimated from its beginning if it is large."""
+    lines, read_bytes = count_lines(path, SMALL_BYTES)
     return round(lines * size / max(1, read_bytes))
 
 

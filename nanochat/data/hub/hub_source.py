@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face hub as a recipe names it, and which of its files that means."""
+"""A data set of the Hugging Face hub as a recipe names it, and the files that this name selects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking the hub which commit a revision names, and which files a data set has there, page by page.
+"""Asks the hub which commit a revision names, and which files a data set has there, page by page.
 
 A hub, or a mirror or proxy in its place, may send anything. Everything that it says about a data set becomes a
 `Listing` or a `RemoteFile`, and these refuse what could do harm.

@@ -1,4 +1,4 @@
-"""The errors of an attempt to reach a server, and further attempts after those that are temporary."""
+"""Tries again to reach a server after a temporary error, and names the errors of such attempts."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def _join(a: SourceUse, b: SourceUse) -> SourceUse:
 
 def _name_form(use: SourceUse, source: SourceSpec, base: Path, *, is_planning: bool) -> SourceUse:
     """Return the use of chat data with the form of its rows as a note, if that is known."""
-    from nanochat.tasks.chat_forms.names import chat_form  # imported late: few recipes plan with chats
+    from nanochat.tasks.chat_forms.form_names import chat_form  # imported late: few recipes plan with chats
 
     try:
         form = chat_form(source, use.files.paths, base=base, is_planning=is_planning)

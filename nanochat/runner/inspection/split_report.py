@@ -1,4 +1,4 @@
-"""Counts over the texts of a split, and describes the split or a table in the lines that `nanochat-run data` prints.
+"""Counts the texts of a split, and describes the split or a table in the lines that `nanochat-run data` prints.
 
 The counts are sizes, scripts and duplicates (`Survey`). Not here: reading the texts (`survey_splits`).
 """

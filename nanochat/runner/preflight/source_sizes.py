@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nanochat.data.files.file_kinds import reader_of
-from nanochat.data.files.file_sizes import SMALL_BYTES, are_small
+from nanochat.data.files.file_sizes import are_small, estimate_lines
 from nanochat.data.files.formats.parquet_footer import count_rows
 from nanochat.data.files.formats.readable_file import ReadableFile
-from nanochat.data.files.formats.streams import count_lines
 from nanochat.data.files.selection.data_file import DataFile
 from nanochat.data.ingest.pending import is_ready
 from nanochat.data.source_splits import document_files
@@ -103,5 +102,4 @@ def _is_compressed(file: DataFile[Path]) -> bool:
 def _count(file: ReadableFile) -> int:
     if reader_of(file.path) == "parquet":
         return count_rows(file.path)
-    lines, read_bytes = count_lines(file.path, SMALL_BYTES)
-    return round(lines * file.path.stat().st_size / max(1, read_bytes))
+    return estimate_lines(file.path, file.path.stat().st_size)

@@ -1,4 +1,4 @@
-"""Reads the notes, data and samples for a report from the folders of a run's stages, without damaged files."""
+"""Reads the notes, data and samples for a report from the folders of a run's stages. Damaged files are left out."""
 
 from __future__ import annotations
 

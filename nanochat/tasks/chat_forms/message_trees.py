@@ -1,4 +1,4 @@
-"""Finds the way through a tree of messages: each names the message before it, and those after it, if it has several."""
+"""Finds the path through a tree of messages, in which every message has one parent and may have several replies."""
 
 from __future__ import annotations
 

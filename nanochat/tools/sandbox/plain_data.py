@@ -1,5 +1,4 @@
-"""How values pass between the judge and the program: as plain data, so that an object of the program never reaches the
-judge.
+"""Passes values between the judge and the program as plain data, so that the judge receives no object of the program.
 
 These types cross: None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, and
 iterators (with all their items). An instance of a subclass, such as a Counter or a named tuple, arrives as its base

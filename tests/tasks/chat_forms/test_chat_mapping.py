@@ -16,8 +16,8 @@ from nanochat.errors import RecipeError, StageError
 from nanochat.plan.recipe_sources import source_spec
 from nanochat.recipe.load import load_recipe
 from nanochat.tasks.chat_forms.chat_rows import parse_row
+from nanochat.tasks.chat_forms.form_names import form_name
 from nanochat.tasks.chat_forms.mapping import fill
-from nanochat.tasks.chat_forms.names import form_name
 from nanochat.tasks.chat_forms.row_errors import BadConversation, UntrainedRow
 from nanochat.tasks.conversations import conversation_lines, read_conversations
 from nanochat.tokenizer.chat_format import render

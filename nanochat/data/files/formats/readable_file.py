@@ -1,4 +1,4 @@
-"""A file to open, as its user knows it, and the rows in it with their places.
+"""A file to open, with the path by which messages name it, and a row of a file with its place.
 
 Messages name the user's file. It is the file to open, or the one from which a part of a converted copy was made.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PLACE_COLUMN, PROBLEM_COLUMN = "\ufdd0place", "\ufdd0problem"
-"""Columns of a copy: where each row lies in the user's file, such as `:7`, and why it has no values, null if it has.
+"""Columns of a copy: the place of each row in the user's file, such as `:7`, and why it has no values (null if it has).
 
 Their first character is a noncharacter, which Unicode reserves for the internal use of a program.
 """
@@ -17,7 +17,7 @@ Their first character is a noncharacter, which Unicode reserves for the internal
 
 @dataclass(frozen=True)
 class ReadableFile:
-    """A file to open: `path`. It is a part of the converted copy of `origin`, or has none and is the user's own."""
+    """A file to open: the user's own, or a part of the converted copy of `origin`."""
 
     path: Path
     origin: Path | None = None
