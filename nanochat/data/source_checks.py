@@ -23,7 +23,7 @@ from nanochat.errors import PreflightError
 from nanochat.plurals import several
 
 _TINY_SHARE = 0.1
-"""Of the share of the text that shall be held out. With less, the user is warned."""
+"""The user is warned if less than this part of the share to be held out is held out."""
 
 
 def check_documents(

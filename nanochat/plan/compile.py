@@ -67,7 +67,7 @@ def compile_plan(
     Args:
         digests: returns the sha256 of a source, None if it cannot be read. A stage without it has no fingerprint.
         device_class: the device to estimate times for if the recipe says `run.device: auto`; default: a CPU.
-        memory_bytes: the memory of that device, if the plan shall say how many rows fit into it.
+        memory_bytes: the memory of that device, if the plan should say how many rows fit into it.
         text_chars, held_out_chars: return the size of a source's text; by default that of built-in sources.
         count_examples: returns the number of examples of a task of `sft`; default: those known without the data.
         start_models: the models that stages with `init_from` start from, by stage, as far as they are known.

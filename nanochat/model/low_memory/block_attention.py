@@ -30,7 +30,7 @@ class BlockForm(NamedTuple):
     attend: Callable[..., tuple[mx.array, ...]]
     """(queries (B, H, Q, D), keys (B, G, K, D), values, window=) -> (softmax(q k^T / sqrt(D)) v, (B, H, Q, D),).
 
-    A second result is the sums of the exponentials (B, H, Q, 1), if the backward pass shall not compute them again."""
+    A second result is the sums of the exponentials (B, H, Q, 1), if the backward pass should not compute them again."""
     exponentials: Callable[[mx.array, float], mx.array]
     """(scores, scale) -> e^(scale * scores), float32."""
     visible: Callable[[int, int, int], mx.array]

@@ -19,7 +19,7 @@ from nanochat.recipe.schema.training_sections import MAX_REPEAT
 from nanochat.tasks.table import TASKS, mixture_counts
 
 _SMALL_SHARE = 0.1
-"""A task of which the weights use less than this is worth a warning."""
+"""The user is warned if the weights use less than this share of a task's examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def _describe_part(part: MixturePart, count: int) -> str:
 
 
 def weight_warnings(parts: Sequence[MixturePart], section: str, noun: str, *, can_repeat: bool) -> list[str]:
-    """Return a warning for each task of which the weights leave out most examples, with the way to use them.
+    """Return a warning for each task whose examples the weights mostly leave out, and how to use them.
 
     `section` is the place of the tasks in a recipe, such as `sft.data`. `can_repeat` says whether they have `repeat`.
     """

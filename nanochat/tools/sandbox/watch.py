@@ -47,9 +47,9 @@ class Outcome(NamedTuple):
     report: str
     """The text that the tests assigned to `REPORT`, if they passed."""
     stdout: str
-    """What the program printed, without its middle if it is long; a line there says how much is missing. So is
-    `stderr`."""
+    """What the program printed. If it is long, a line in place of its middle says how much is missing."""
     stderr: str
+    """The same for the standard error."""
 
 
 def follow_sandbox(settings: Settings, *frames: bytes) -> Outcome:
