@@ -8,13 +8,14 @@ from nanochat.plan.describe import NOT_REPRODUCIBLE
 from nanochat.plan.estimate.dataset_sizes import bpb_suite_tokens, bytes_per_token
 from nanochat.plan.estimate.device_classes import RATES, DeviceClass, mac_gpu_bytes
 from nanochat.plan.estimate.estimate import Estimate
+from nanochat.plan.estimate.memory.training import tokenizer_chars
 from nanochat.plan.estimate.training import GPU_AUTO_ROWS
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_count, show_duration
 from nanochat.plan.specs.evaluation import BaseEvalSpec
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.suites import BpbSuiteSpec
-from nanochat.plan.specs.training import PretrainSpec, SftSpec
+from nanochat.plan.specs.training import PretrainSpec, SftSpec, TokenizerSpec
 from nanochat.plan.stages import STAGES
 from nanochat.plurals import several
 
@@ -76,7 +77,9 @@ def memory_notes(
         if rows is None:
             if given is None and peak > allowed:
                 has = f"{machine} has {show_bytes(allowed)} for it"
-                notes.append(f"{stage.name} does not fit: it needs {show_bytes(peak)}, but {has}; {need_less(stage)}")
+                notes.append(
+                    f"{stage.name} does not fit: it needs {show_bytes(peak)}, but {has}; {need_less(stage, allowed)}"
+                )
             continue
         limit = min(given or available_bytes, available_bytes)
         is_given = limit == given
@@ -91,11 +94,12 @@ def memory_notes(
     return notes
 
 
-def need_less(stage: StagePlan) -> str:
-    """Return the ways to reduce a stage's memory other than fewer rows per forward pass."""
-    kind = STAGES[stage.name]
-    if not kind.has_model:
-        return "set `tokenizer.max_chars` lower"
+def need_less(stage: StagePlan, allowed_bytes: int) -> str:
+    """Return the ways to reduce a stage's memory to what is allowed, other than fewer rows per forward pass."""
+    kind, spec = STAGES[stage.name], stage.spec
+    if isinstance(spec, TokenizerSpec):
+        chars = tokenizer_chars(allowed_bytes, spec.vocab_size)
+        return "set `tokenizer.max_chars` lower" + (f", to at most {show_count(chars)}" if chars else "")
     if kind.trains and not stage.execution.activation_checkpointing:
         return "set `run.activation_checkpointing: true`, or use a smaller model or a shorter sequence_len"
     return "use a smaller model or a shorter sequence_len"

@@ -130,7 +130,7 @@ def _check_memory(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[s
         fits = rows_that_fit(stage, share, device)
         if stage.execution.micro_batch_size is None and fits:
             continue  # `auto` will choose fewer rows than the plan shows
-        advice = f"set `run.micro_batch_size: {fits}`" if fits else need_less(stage)
+        advice = f"set `run.micro_batch_size: {fits}`" if fits else need_less(stage, share)
         yield f"memory: {stage.name} needs about {show_bytes(planned)}, but the limit is {show_bytes(share)}; {advice}"
 
 

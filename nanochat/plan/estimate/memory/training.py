@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate.memory.cpu import cpu_training
 from nanochat.plan.estimate.memory.cuda import cuda_training
@@ -74,3 +76,10 @@ def tokenizer_peak(chars: int, vocab_size: int) -> int:
     """
     indexes = _INDEX_BYTES_PER_CHAR * min(chars, _CHARS_OF_NEW_WORDS) + _BYTES_PER_PIECE * vocab_size
     return PROCESS_BYTES["float32"] + _TEXT_BYTES_PER_CHAR * chars + indexes
+
+
+def tokenizer_chars(peak_bytes: int, vocab_size: int) -> int:
+    """Return how many characters a tokenizer can be trained on within a peak, in two digits; 0 if it allows none."""
+    fits = bisect.bisect_right(range(peak_bytes), peak_bytes, key=lambda chars: tokenizer_peak(chars, vocab_size)) - 1
+    digit: int = 10 ** max(0, len(str(fits)) - 2)
+    return max(0, fits // digit * digit)
