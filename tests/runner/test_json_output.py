@@ -82,7 +82,7 @@ def test_ls_shows_status_stages_and_what_is_not_reproducible(runs, monkeypatch, 
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(runs.base))
     assert main(["ls"]) == 0
     lines = {line.split("/")[0]: " ".join(line.split()[1:]) for line in capsys.readouterr().out.splitlines()[1:]}
-    assert lines["tiny"].startswith("finished 5/5 chat_eval.spelling 0.75")
+    assert lines["tiny"] == "finished 5/5 chat_eval.spelling 0.75, base_eval.bpb 1.5"
     assert lines["failed"] == "failed 3/5 base_eval.bpb 1.5 (trained for a wall time: not reproducible)"
     assert "not reproducible" not in lines["tiny"] + lines["lost"]
 
@@ -114,6 +114,22 @@ def test_ls_shows_scores_and_not_their_counts(runs, monkeypatch, capsys):
     assert main(["ls"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed/")]
     assert line.split()[1:5] == ["failed", "3/5", "base_eval.bpb", "1.5"] and "bytes" not in line
+
+
+@pytest.mark.parametrize(
+    ("metrics", "shown"),
+    [
+        (("mmlu", "chat_core", "chat_core_centred"), "chat_eval.mmlu 0.5"),
+        (("arc", "mmlu", "chat_core", "chat_core_centred"), "chat_eval.chat_core 0.5, chat_eval.arc 0.5"),
+    ],
+)
+def test_ls_shows_the_mean_of_chat_suites_only_if_there_are_several(runs, monkeypatch, capsys, metrics, shown):
+    results = [Result(stage="chat_eval", metric=metric, value=0.5) for metric in metrics]
+    monkeypatch.setattr("nanochat.runner.report.run_summary.list_results", lambda records: results)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(runs.base))
+    assert main(["ls"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tiny/")]
+    assert line.endswith(f"  {shown}")
 
 
 def test_json_of_report_has_the_documented_keys_and_writes_nothing(check_keys, json_of_runs):

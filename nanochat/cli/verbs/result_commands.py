@@ -17,7 +17,7 @@ from nanochat.plan.stages import evaluation_stages, training_stages
 from nanochat.plurals import several
 from nanochat.runner.report.comparison import compare_runs, comparison_to_json, render_comparison
 from nanochat.runner.report.refresh import refresh_report
-from nanochat.runner.report.results import SKIPPED_METRICS
+from nanochat.runner.report.results import SKIPPED_METRICS, Result
 from nanochat.runner.report.run_summary import RunSummary, report_to_json, run_to_json, summarise
 from nanochat.runner.store.cleanup import gc as collector
 from nanochat.runner.store.run_catalog import Run, describe_damaged_run, find_run, list_damaged_runs, list_runs
@@ -29,6 +29,9 @@ from nanochat.runner.sweeps.results.sweep_json import summary_to_json, sweep_to_
 from nanochat.runner.sweeps.results.sweep_report import write_sweep_report
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import runs_folder
+
+_SHOWN_RESULTS = 2
+"""Of each stage in a line of `ls`."""
 
 
 def ls(options: argparse.Namespace) -> None:
@@ -134,17 +137,26 @@ def _stages(summary: RunSummary) -> str:
 
 
 def _headline(summary: RunSummary) -> str:
-    """Return the results of the last evaluation, or else of the last training, and whether they are reproducible."""
+    """Return results of the evaluations, or else of the last training, and whether they are reproducible."""
     mark = " (trained for a wall time: not reproducible)" if summary.time_remarks else ""
-    for stage in (*reversed(evaluation_stages()), *reversed(training_stages())):
-        if stage in summary.records:
-            # Metrics with a dot, such as `bpb.bytes`, only explain the result that is their beginning.
-            results = [
-                result
-                for result in summary.results
-                if result.stage == stage and "." not in result.metric and result.metric not in SKIPPED_METRICS
-            ]
-            return ", ".join(f"{stage}.{result.metric} {show_value(result.value)}" for result in results[:3]) + mark
+    evaluated = [stage for stage in reversed(evaluation_stages()) if stage in summary.records]
+    trained = [stage for stage in reversed(training_stages()) if stage in summary.records][:1]
+    shown = [result for stage in evaluated or trained for result in _main_results(summary, stage)]
+    if shown:
+        return ", ".join(f"{result.stage}.{result.metric} {show_value(result.value)}" for result in shown) + mark
     if summary.lost:
         return f"the results of {', '.join(summary.lost)} are not here"
     return datetime.fromtimestamp(summary.run.state.created).strftime("%Y-%m-%d %H:%M")
+
+
+def _main_results(summary: RunSummary, stage: str) -> list[Result]:
+    """Return the first results of a stage, means of several suites before those of single ones."""
+    # Metrics with a dot, such as `bpb.bytes`, only explain the result that is their beginning.
+    results = [
+        result
+        for result in summary.results
+        if result.stage == stage and "." not in result.metric and result.metric not in SKIPPED_METRICS
+    ]
+    suites = [result for result in results if not result.metric.startswith("chat_core")]
+    means = [result for result in results if result.metric == "chat_core" and len(suites) > 1]
+    return [*means, *suites][:_SHOWN_RESULTS]
