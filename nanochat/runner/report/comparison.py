@@ -134,7 +134,9 @@ def _fields_of_recipe(run: Run) -> dict[str, Mapping[str, JsonValue]]:
 
 
 def _remarks(columns: Sequence[_Column], base: Path, *, has_differences: bool) -> Iterable[str]:
-    if not has_differences and not any(column.absent for column in columns):
+    if len(columns) == 1:
+        yield "Name another run to compare it with."
+    elif not has_differences and not any(column.absent for column in columns):
         yield "The recipes do not differ in anything that affects results."
     elif not has_differences and not any(column.unknown for column in columns):
         yield "The recipes do not differ in any field that affects results."

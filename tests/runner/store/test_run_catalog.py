@@ -204,6 +204,11 @@ def test_comparison_shows_scores_and_differing_fields(finished):
     assert "pretrain.horizon" not in table
 
 
+def test_comparison_of_one_run_asks_for_another(finished):
+    (remark,) = compare_runs([finished.first], finished.base).remarks
+    assert remark == "Name another run to compare it with."
+
+
 def test_comparison_shows_no_default_of_data_that_a_run_does_not_read(finished):
     """An entry of `data` that gives no field is a default itself."""
     (finished.folder / "more.txt").write_text((finished.folder / "text.txt").read_text() * 2)
