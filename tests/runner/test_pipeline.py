@@ -52,6 +52,13 @@ def test_run_warns_of_notes_that_are_not_read_also_if_every_stage_is_cached(benc
         assert shown.format(warning) in bench.display.text
 
 
+def test_plan_says_that_a_stage_may_be_cached_only_if_one_was_computed(bench):
+    bench.run()
+    assert "run: after pretrain\n" in bench.display.text and "is known then" not in bench.display.text
+    bench.run("seed=7")
+    assert "run: after pretrain; whether it is cached is known then" in bench.display.text
+
+
 def test_changed_field_runs_only_the_stages_that_depend_on_it(finished):
     """Name, execution, tracking and description decide no result."""
     finished.calls()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from pydantic import JsonValue
 
@@ -19,18 +20,21 @@ from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.report.results import time_remark
 from nanochat.runner.store import stage_cache
 from nanochat.runner.store.stage_cache import CacheLookup, ResolvedStage, UnresolvedStage
+from nanochat.storage.layout import stage_folders
 
 
-def _statuses(lookups: Sequence[CacheLookup], selected: Collection[str]) -> dict[StageName, StageStatus]:
+def _statuses(lookups: Sequence[CacheLookup], selected: Collection[str], base: Path) -> dict[StageName, StageStatus]:
     """Return the status of each stage as the plan shows it. Stages that are not selected are skipped."""
-    return {lookup.stage.name: _status(lookup, lookup.stage.name in selected) for lookup in lookups}
+    return {lookup.stage.name: _status(lookup, lookup.stage.name in selected, base) for lookup in lookups}
 
 
-def _status(lookup: CacheLookup, is_selected: bool) -> StageStatus:
+def _status(lookup: CacheLookup, is_selected: bool, base: Path) -> StageStatus:
     if not is_selected and lookup.action != "cached":
         return StageStatus("skip", "not selected")
     if isinstance(lookup, UnresolvedStage) and lookup.waits_for:
-        return StageStatus(lookup.action, f"{lookup.reason}; whether it is cached is known then")
+        may_be_cached = any(folder.stage == lookup.stage.name for folder in stage_folders(base))
+        then = "; whether it is cached is known then" if may_be_cached else ""
+        return StageStatus(lookup.action, lookup.reason + then)
     remark = time_remark(lookup.record) if isinstance(lookup, ResolvedStage) and lookup.record is not None else None
     return StageStatus(lookup.action, lookup.reason + (f"; {remark}" if remark else ""))
 
@@ -39,7 +43,7 @@ def plan_report_text(
     prepared: Prepared, lookups: Sequence[CacheLookup], selected: Collection[str], checks: PlanChecks | None = None
 ) -> str:
     """Return the plan as `nanochat-run plan` prints it. A run leaves out `checks`: it has made all of them."""
-    text = render_plan(prepared.plan, _statuses(lookups, selected))
+    text = render_plan(prepared.plan, _statuses(lookups, selected, prepared.base))
     if uses := _source_uses(prepared):
         text += f"\n{titled_lines('data', (use.describe() for use in uses))}\n"
     warnings = [warning for use in uses for warning in use.warnings]
@@ -52,7 +56,9 @@ def plan_report_text(
         missing = "\n".join(f"  - {problem}" for problem in prepared.problems)
         text += f"\nmissing inputs (the plan is valid, but the cache cannot be checked without them)\n{missing}\n"
     if checks is not None and checks.unchecked:
-        text += f"\n{titled_lines('data that only the run checks', checks.unchecked)}\n"
+        is_absent = any(reason.startswith("not ") for reason in checks.unchecked)
+        until = f" (`{prepared.loaded.command('fetch')}` gets them, for this plan to check)" if is_absent else ""
+        text += f"\n{titled_lines(f'data that only the run checks{until}', checks.unchecked)}\n"
     if checks is not None and checks.problems:
         problems = "\n".join(f"  - {problem}" for problem in checks.problems)
         text += f"\nproblems to fix before the run can start\n{problems}\n"
@@ -73,7 +79,7 @@ def plan_report_json(
     prepared: Prepared, lookups: Sequence[CacheLookup], selected: Collection[str], checks: PlanChecks | None = None
 ) -> dict[str, JsonValue]:
     """Return the plan as JSON values, with the fingerprint of each stage, null if it is not known yet."""
-    content = plan_to_json(prepared.plan, _statuses(lookups, selected))
+    content = plan_to_json(prepared.plan, _statuses(lookups, selected, prepared.base))
     content["fingerprints"] = {
         lookup.stage.name: lookup.identity.fingerprint if isinstance(lookup, ResolvedStage) else None
         for lookup in lookups

@@ -59,6 +59,10 @@ def test_plan_names_the_data_that_only_the_run_checks(bench, capsys, monkeypatch
     assert check_plan(bench.prepare(*sources)).unchecked == ("large parquet: text", "not converted: chats")
     settings = [word for source in sources for word in ("--set", source)]
     assert main(["plan", str(bench.recipe), *settings]) == 0
+    shown = capsys.readouterr().out
+    assert "data that only the run checks (`nanochat-run fetch " in shown
+    assert "` gets them, for this plan to check)\n  - large parquet: text\n  - not converted: chats\n" in shown
+    assert main(["plan", str(bench.recipe), *settings[:2]]) == 0
     assert "data that only the run checks\n  - large parquet: text\n" in capsys.readouterr().out
     hub = "sources.chats={uri: hf://datasets/owner/name}"
     assert check_plan(bench.prepare(hub)).unchecked == ("not downloaded: chats",)
