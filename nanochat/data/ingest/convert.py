@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.formats.streams import blocks
 from nanochat.data.ingest.csv_rows import csv_rows
-from nanochat.data.ingest.json_values import json_rows
+from nanochat.data.ingest.json_rows import json_rows
 from nanochat.data.ingest.row_tables import TABLE_ROWS, UnreadableFileError, row_tables, with_places
 from nanochat.data.ingest.store import PARTIAL_SUFFIX, Part, copy_folder, read_parts, write_parts
 from nanochat.data.ingest.tar_rows import tar_rows

@@ -102,7 +102,7 @@ def test_json_values_that_continue_in_the_next_block_are_not_bad(files, base, mo
     ):
         files.text(name, content)
     for size in (1, 2, 3, 7, 19):
-        monkeypatch.setattr("nanochat.data.ingest.json_values._READ_CHARS", size)
+        monkeypatch.setattr("nanochat.data.ingest.json_reader._READ_CHARS", size)
         source = converted_source(files, base / str(size), "a.json", "b.json")
         documents, notes = read_all(source, base / str(size))
         assert documents == sorted([f"row {i}" for i in range(40)] * 3)

@@ -30,8 +30,9 @@ from nanochat.data.files.cursors import START
 from nanochat.data.files.formats.json_lines import HALF_PAIR
 from nanochat.data.files.readers import read_rows, read_texts, read_values
 from nanochat.data.ingest import convert as conversion
-from nanochat.data.ingest import json_values
+from nanochat.data.ingest import json_reader
 from nanochat.data.ingest.convert import convert, read_tables
+from nanochat.data.ingest.json_rows import json_rows
 from nanochat.data.ingest.store import read_parts, readable_files, unconverted_files
 from nanochat.errors import PreflightError, StageError
 
@@ -196,8 +197,8 @@ def test_json_rows_are_those_of_the_json_module(tmp_path_factory, rows, indent, 
     path = tmp_path_factory.mktemp("rows") / "a.json"
     path.write_text(json.dumps(rows, indent=indent))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_values, "_READ_CHARS", read_chars)
-        assert [row.values for row in json_values.json_rows(path)] == rows
+        patch.setattr(json_reader, "_READ_CHARS", read_chars)
+        assert [row.values for row in json_rows(path)] == rows
 
 
 def test_tar_of_webdataset_gives_texts_and_keys_without_media(tmp_path):
