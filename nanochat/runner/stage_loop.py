@@ -222,9 +222,8 @@ def _stop_line(context: RunContext, message: str) -> str:
 def _what_is_saved(stop: InterruptedRun, folder: StageFolder) -> str:
     """Return the last message of the stage, or, if it was killed before it could write one, the state of its folder."""
     if message := str(stop):
-        return message.splitlines()[0].removesuffix(
-            "; the same command continues"
-        )  # the stop line adds how to continue
+        # The stop line, which begins with this text, adds how to continue.
+        return message.splitlines()[0].removesuffix("; the same command continues")
     step = newest_step(folder)
     if step is not None:
         return f"stopped, the checkpoint of step {step:,} is kept"

@@ -19,7 +19,7 @@ import yaml
 
 from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.formats.json_lines import json_lines
-from nanochat.data.files.selection.local_files import literal_path
+from nanochat.data.files.selection.path_patterns import literal_path
 from nanochat.data.places.file_names import show, why_refused
 from nanochat.data.sources.source_contents import local_paths
 from nanochat.data.sources.source_spec import SourceSpec, as_preflight_error, describe

@@ -15,7 +15,8 @@ from nanochat.data.files.file_sizes import are_small
 from nanochat.data.files.selection.data_file import DataFile, split_of_file
 from nanochat.data.files.selection.file_choice import FileChoice, list_reasons
 from nanochat.data.files.selection.file_selection import Use
-from nanochat.data.files.selection.local_files import find_files, literal_path
+from nanochat.data.files.selection.local_files import find_files
+from nanochat.data.files.selection.path_patterns import literal_path
 from nanochat.data.hub import hub
 from nanochat.data.hub.hub_source import DEFAULT_REVISION, is_on_hub
 from nanochat.data.places import addresses

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from nanochat.data.files.selection.local_files import literal_path
+from nanochat.data.files.selection.path_patterns import literal_path
 from nanochat.data.places.builtin import stdlib_corpus
 from nanochat.errors import PreflightError, StageError
 

@@ -114,9 +114,8 @@ def explain_stage_text(explanation: dict[str, JsonValue]) -> str:
     changes = explanation["changes"]
     assert isinstance(changes, list), "changes are a list of lines"
     why = str(explanation["why"])
-    if changes and why.startswith(
-        f"changed: {changes[0]}"
-    ):  # it names the first changes, which the lines below name too
+    if changes and why.startswith(f"changed: {changes[0]}"):
+        # The reason names the first changes, which the lines below name too.
         why, changes = (why, []) if len(changes) == 1 else ("changed:", changes)
     return "\n".join([f"{explanation['stage']}: {explanation['status']}, {why}", *(f"  {line}" for line in changes)])
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from nanochat.data.files.selection.local_files import literal_path
+from nanochat.data.files.selection.path_patterns import literal_path
 from nanochat.data.sources.source_spec import SourceSpec
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.stages import STAGES

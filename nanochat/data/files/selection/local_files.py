@@ -7,32 +7,22 @@ Not here: which of the files found are read.
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
-import glob
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nanochat.data.files.file_kinds import READABLE, contains_suffix, kind_of, lower_suffix
+from nanochat.data.files.file_kinds import READABLE, contains_suffix, kind_of
 from nanochat.data.files.selection.data_file import DataFile, split_of_file
 from nanochat.data.files.selection.file_choice import HIDDEN, RESULTS
+from nanochat.data.files.selection.missing_paths import hint_on_missing_file, hint_on_missing_folder
+from nanochat.data.files.selection.path_patterns import children_of, has_magic, is_match, literal_path
 from nanochat.errors import PreflightError
 
 _HELD_OUT_RANKS = {"validation": 1, "dev": 1, "test": 2}
-_MAX_NAME_BYTES = 255
 _RECURSIVE = "**"
 _RESULT_NAMES = {"mlartifacts", "mlruns", "mlflow.db"}
 """What MLflow writes into the working directory if nobody names another place."""
-_ESCAPED = re.compile(r"\[([*?[])\]")
-"""A character that `glob.escape` protected."""
-
-
-def literal_path(pattern: str) -> Path:
-    """Return the path that a pattern means if none of its characters is a wildcard."""
-    return Path(pattern if os.path.lexists(pattern) else _ESCAPED.sub(r"\1", pattern))
 
 
 def find_files(
@@ -73,11 +63,11 @@ class _Finder:
         elif os.path.isfile(path):  # noqa: PTH113
             self._add_file(path, path.parent, is_named=True)
             problem = ""
-        elif _has_magic(pattern):
+        elif has_magic(pattern):
             self._add_matches(pattern)
-            problem = f"no file matches the pattern{_missing_folder(path)}"
+            problem = f"no file matches the pattern{hint_on_missing_folder(path)}"
         else:
-            problem = f"no such file{_hint(path)}"
+            problem = f"no such file{hint_on_missing_file(path)}"
         if self._hits == before:
             raise PreflightError(f"{path}: {problem}")
 
@@ -90,7 +80,7 @@ class _Finder:
 
     def _add_matches(self, pattern: str) -> None:
         parts = Path(pattern).parts
-        fixed = next(i for i, part in enumerate(parts) if _has_magic(part))
+        fixed = next(i for i, part in enumerate(parts) if has_magic(part))
         root = literal_path(str(Path(*parts[:fixed])))
         for path in self._matches(root, parts[fixed:]):
             if path.is_dir():
@@ -168,10 +158,10 @@ class _Finder:
             for inner in self._folders_below(folder) if rest else (folder,):
                 yield from self._matches(inner, rest)
             return
-        for path in _children(folder):
+        for path in children_of(folder):
             is_hidden = path.name.startswith(".") and not part.startswith(".")
             is_left_out = is_hidden or (path.name != part and self._is_result(path))
-            if not is_left_out and _is_match(path.name, part) and (not rest or path.is_dir()):
+            if not is_left_out and is_match(path.name, part) and (not rest or path.is_dir()):
                 yield from self._matches(path, rest)
 
     def _folders_below(self, top: Path) -> Iterator[Path]:
@@ -184,7 +174,7 @@ class _Finder:
             if real not in seen:
                 seen.add(real)
                 yield folder
-                inner = [path for path in _children(folder) if path.is_dir() and not path.name.startswith(".")]
+                inner = [path for path in children_of(folder) if path.is_dir() and not path.name.startswith(".")]
                 pending += [path for path in inner if not self._is_result(path)]
 
     def _is_result(self, path: Path) -> bool:
@@ -214,51 +204,3 @@ def _name_below(root: Path, path: Path, real: Path) -> Path:
     if split_of_file(name) is not None:
         return name
     return real.relative_to(real_root) if real.is_relative_to(real_root) else name.with_name(real.name)
-
-
-def _has_magic(pattern: str) -> bool:
-    return glob.has_magic(_ESCAPED.sub("", pattern))
-
-
-def _is_match(name: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(lower_suffix(name), lower_suffix(pattern))
-
-
-def _children(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _hint(path: Path) -> str:
-    """Return a hint for a path that does not exist, as the end of a sentence."""
-    text = str(path)
-    if any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in path.parts):
-        return f"; a name in it is longer than {_MAX_NAME_BYTES} bytes"
-    if (match := re.search("/hf:/+(.*)", text)) is not None:
-        return f"; write a data set of the Hugging Face hub as `uri: hf://{match[1]}`"
-    if (match := re.search("/(https?):/+(.*)", text)) is not None:
-        return f"; `{match[1]}://{match[2]}` is an address: write it as `uri`, with the `sha256` of its content"
-    if (match := re.search(r"/(\$\w+|\$\{\w+\}|%\w+%)", text)) is not None:
-        return f"; environment variables such as `{match[1]}` are not replaced: write the path, or start it with `~/`"
-    owner = path.parent
-    if kind_of(path) is None and not owner.exists() and owner.parent.is_dir():
-        name = f"{owner.name}/{path.name}"
-        return f"; if `{name}` is a data set of the Hugging Face hub, write `uri: hf://datasets/{name}`"
-    return _missing_folder(path) or _similar_name(path)
-
-
-def _missing_folder(path: Path) -> str:
-    """Return, as the end of a sentence, the first folder of a path or pattern that does not exist, if there is one."""
-    for folder in reversed(path.parents):
-        if not _has_magic(str(folder)) and not os.path.exists(folder):  # noqa: PTH110 -- Path.exists raises for long names
-            return f"; there is no folder {folder}{_similar_name(folder)}"
-    return ""
-
-
-def _similar_name(path: Path) -> str:
-    """Return, as the end of a sentence, the name beside a path that does not exist which the user may have meant."""
-    names = [sibling.name for sibling in _children(path.parent) if not sibling.name.startswith(".")]
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean `{close[0]}`?" if close else ""
