@@ -58,7 +58,7 @@ class RunContext:
     interrupts: Interrupts | None = None
     """Counts the signals to stop, if the caller handles them."""
     data_notes: set[str] = field(default_factory=set)
-    """What stages have said of the data. Later stages that read the same data do not repeat it."""
+    """The notes on data that stages have shown. Later stages that read the same data do not repeat them."""
 
     @contextmanager
     def handle_signals(self) -> Iterator[Interrupts]:

@@ -65,17 +65,7 @@ class StageAttempt:
     system_metrics_every_seconds: float | None = None
     """None to not measure the machine."""
     data_notes: set[str] = field(default_factory=set)
-    """What earlier stages of the run have said of the data."""
-
-    def is_news(self, note: str) -> bool:
-        """Return whether no stage of the run has shown a note yet. Only notes on data are remembered."""
-        sources = self.lookup.stage.read_sources
-        starts = tuple(start for source in sources for start in (f"{source.name}: ", f"source `{source.name}`"))
-        if not note.startswith(starts):
-            return True
-        is_known = note in self.data_notes
-        self.data_notes.add(note)
-        return not is_known
+    """The notes on data that stages of the run have shown."""
 
 
 def execute_stage(attempt: StageAttempt, lock: StageLock, *, interrupts: Interrupts, display: Display) -> StageRecord:
@@ -115,7 +105,7 @@ def _run_with_batch_that_fits(
             interrupts=interrupts,
             on_start=lock.name_child,
             on_tick=lambda progress: _show_progress(display, title, progress, time.time() - started),
-            on_note=lambda note: display.log_line(f"{title}: {note}") if attempt.is_news(note) else None,
+            on_note=lambda note: _show_note(attempt, note, display),
             lock_descriptor=lock.descriptor,
             environment={BASE_DIR: str(attempt.base.absolute()), **attempt.environment},
             command=LAUNCHER if is_shared(stage) else attempt.command,
@@ -189,6 +179,16 @@ def _job(attempt: StageAttempt) -> Job:
         inputs={str(path): described for path, described in attempt.inputs.items()},
         origin=attempt.origin,
     )
+
+
+def _show_note(attempt: StageAttempt, note: str, display: Display) -> None:
+    """Show a note of the stage, unless it is on data and another stage of the run has shown it."""
+    names = [source.name for source in attempt.lookup.stage.read_sources]
+    if note.startswith(tuple(start for name in names for start in (f"{name}: ", f"source `{name}`"))):
+        if note in attempt.data_notes:
+            return
+        attempt.data_notes.add(note)
+    display.log_line(f"{attempt.title}: {note}")
 
 
 def _show_progress(display: Display, title: str, progress: Heartbeat, seconds: float) -> None:
