@@ -69,7 +69,7 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
         _outcome(state.status, state.message),
         *(["## Missing", *map(paragraphs, missing)] if missing else ()),
         *(["## What happened", happened or "No stage is finished yet."] if happened or not lost else ()),
-        *_note_section(stage_notes(folders)),
+        *_note_section(stage_notes(folders), sources),
         *_scores(records, has_plot=SCORES_PLOT in plots),
         *_expectations(run, records),
         *(["## Data", indented("\n".join(sources))] if sources else ()),
@@ -135,8 +135,17 @@ def _expectations(run: Run, records: Mapping[str, StageRecord]) -> list[str]:
     return [intro, "\n".join(f"- {escape(str(expectation))}" for expectation in checked)] if checked else []
 
 
-def _note_section(notes: Mapping[str, list[str]]) -> list[str]:
-    lines = [f"{stage}: {note}" for stage, noted in notes.items() for note in noted]
+def _note_section(notes: Mapping[str, list[str]], sources: Sequence[str]) -> list[str]:
+    """Return the notes, each once with the names of its stages, without those that `sources` begin with."""
+    stages: dict[str, list[str]] = {}
+    for stage, noted in notes.items():
+        for note in noted:
+            stages.setdefault(note, []).append(stage)
+    lines = [
+        f"{', '.join(names)}: {note}"
+        for note, names in stages.items()
+        if not any(line.startswith(f"{note} (read by ") for line in sources)
+    ]
     return ["## Notes of the stages", indented("\n".join(lines))] if lines else []
 
 

@@ -223,6 +223,19 @@ def test_run_with_a_horizon_in_steps_is_not_marked(finished):
     assert "not_reproducible" not in run_view(run.folder, finished.base).tags
 
 
+def test_report_lists_a_note_of_several_stages_once(bench):
+    """Not at all if it is among the data: a stage notes which files it read, and leaves the same line there."""
+    bench.control(tokenizer="notes on data", pretrain="notes on data")
+    run = bench.run(last="pretrain")
+    text = write_report(run, bench.base).read_text()
+    assert "\n    tokenizer, pretrain: text: 1 file; left out: a.pdf\n" in text
+    for folder in map(bench.stage_folder, ("tokenizer", "pretrain")):
+        folder.sources.write_text('["text: 1 file; left out: a.pdf"]')
+        read_record(folder).model_copy(update={"files": describe_files(folder)}).write(folder.record)
+    text = write_report(run, bench.base).read_text()
+    assert text.count("left out: a.pdf") == 1 and "tokenizer, pretrain: step_00000008 is damaged" in text
+
+
 def test_report_lists_the_notes_of_the_stages(bench):
     bench.control(pretrain="notes")
     bench.run("sft=null", "chat_eval=null")
