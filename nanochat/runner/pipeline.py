@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanochat.errors import BUG, OK, ExpectationError, InterruptedRun, LockError, NanochatError, RecipeError
+from nanochat.plan.stages import STAGES
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.show import resolved_yaml
 from nanochat.runner.display import Display
@@ -84,9 +85,19 @@ def run_recipe(
     run, unmet = _run(context, tracking) if context.to_run else _finish_cached(context, tracking)
     if not request.is_cell:
         display.log_line(f"report: {run.folder.report}")
+        if (command := _chat_command(run)) is not None:
+            display.log_line(f"try the model: {command}")
     if unmet:
         raise ExpectationError("\n".join(unmet))
     return run
+
+
+def _chat_command(run: Run) -> str | None:
+    """Return the command to talk to the model of a run, None if it has none."""
+    done = [entry.stage for entry in run.state.stages if entry.status in ("finished", "cached")]
+    trained = [stage for stage in done if STAGES[stage].trains]
+    raw = " --raw" if trained == ["pretrain"] else ""  # it continues texts, but has not learned to answer
+    return f"nanochat-chat {run.state.name}{raw}" if trained else None
 
 
 def _check_selection(context: RunContext) -> None:

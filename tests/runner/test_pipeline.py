@@ -52,6 +52,16 @@ def test_run_warns_of_notes_that_are_not_read_also_if_every_stage_is_cached(benc
         assert shown.format(warning) in bench.display.text
 
 
+def test_run_ends_with_the_command_to_try_its_model(bench):
+    """A model that has only been pretrained continues texts. A tokenizer alone is no model."""
+    commands = []
+    for last in ("tokenizer", "base_eval", "chat_eval", "chat_eval"):
+        bench.run(last=last)
+        commands.append([line for line in bench.display.lines if "nanochat-chat" in line])
+    answers = ["try the model: nanochat-chat tiny"]
+    assert commands == [[], ["try the model: nanochat-chat tiny --raw"], answers, answers]
+
+
 def test_plan_says_that_a_stage_may_be_cached_only_if_one_was_computed(bench):
     bench.run()
     assert "run: after pretrain\n" in bench.display.text and "is known then" not in bench.display.text
