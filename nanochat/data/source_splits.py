@@ -55,7 +55,7 @@ def document_files(spec: SourceSpec, *, base: Path) -> DocumentFiles:
     if spec.validation_shard is not None:
         return _with_shard(spec, spec.validation_shard, choice)
     if (note := _note_on_listed_files(choice.used, "train")) is not None:
-        return DocumentFiles(choice.used, (), choice.keep(choice.used, "", note))
+        return DocumentFiles(choice.used, (), choice.with_note(note))
     train = tuple(file for file in choice.used if _split(file) not in HELD_OUT_SPLITS)
     if spec.validation_hash_frac is not None:
         reason = "held-out text by its name, but `validation.hash_frac` is given"
@@ -74,8 +74,8 @@ def _with_shard(spec: SourceSpec, shard: str, choice: FileChoice[Path]) -> Docum
     others = tuple(file for file in choice.used if file not in validation)
     note = _note_on_listed_files(others, "train")
     train = others if note is not None else tuple(file for file in others if _split(file) not in HELD_OUT_SPLITS)
-    kept = choice.keep((*train, *validation), "held-out text by its name, but `validation.shard` is given", note)
-    return DocumentFiles(train, validation, kept)
+    kept = choice.keep((*train, *validation), "held-out text by its name, but `validation.shard` is given")
+    return DocumentFiles(train, validation, kept.with_note(note))
 
 
 def row_files(spec: SourceSpec, split: str, *, base: Path) -> FileChoice[Path]:
@@ -102,7 +102,7 @@ def row_files(spec: SourceSpec, split: str, *, base: Path) -> FileChoice[Path]:
         if not labelled:
             return _with_note_on_names(choice, wanted)
         if (note := _note_on_listed_files(files, wanted)) is not None:
-            return choice.keep(files, "", note)
+            return choice.with_note(note)
     kept = exact or [file for file in labelled if _split(file) == wanted]
     if not kept and wanted == "train":
         kept = [file for file in files if file.split is None]
@@ -151,7 +151,7 @@ def _with_note_on_names(choice: FileChoice[Path], split: str) -> FileChoice[Path
     ]
     if split != "train" or not doubtful:
         return choice
-    return choice.keep(choice.used, "", f"trained on: {list_reasons(doubtful)}")
+    return choice.with_note(f"trained on: {list_reasons(doubtful)}")
 
 
 def _remedy(kind: FileKind) -> str:

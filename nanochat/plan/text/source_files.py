@@ -138,7 +138,7 @@ def _use_of_documents(source: SourceSpec, files: DocumentFiles) -> SourceUse:
     if not files.validation:
         return SourceUse(source.name, files.choice, "document")
     names = list_names(distinct_names([file.path for file in files.validation], files.choice.paths))
-    choice = replace(files.choice, notes=(*files.choice.notes, f"validation: {names}"))
+    choice = files.choice.with_note(f"validation: {names}")
     held_out, trained = (sum(file.size for file in group) for group in (files.validation, files.train))
     if source.validation_shard is not None or held_out >= min(_TINY_BYTES, _TINY_SHARE * trained):
         return SourceUse(source.name, choice, "document")
@@ -171,7 +171,7 @@ def _name_form(use: SourceUse, source: SourceSpec, base: Path, *, is_planning: b
         form = chat_form(source, use.files.paths, base=base, is_planning=is_planning)
     except (PreflightError, StageError, ValueError, OSError):
         return use  # a damaged file, which the checks before a run report
-    return use if form is None else replace(use, files=replace(use.files, notes=(*use.files.notes, f"chats: {form}")))
+    return use if form is None else replace(use, files=use.files.with_note(f"chats: {form}"))
 
 
 def _look_inside(use: SourceUse, item: Input, base: Path) -> SourceUse:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 from nanochat.data.files.selection.data_file import AnyPath, DataFile
@@ -53,12 +53,15 @@ class FileChoice(Generic[AnyPath]):
         """The number of files found."""
         return len(self.used) + len(self.left_out)
 
-    def keep(self, used: Iterable[DataFile[AnyPath]], reason: str, note: str | None = None) -> FileChoice[AnyPath]:
+    def keep(self, used: Iterable[DataFile[AnyPath]], reason: str) -> FileChoice[AnyPath]:
         """Return the choice with only the files in `used`; the others are left out for `reason`."""
         kept = set(used)
         others = tuple((file.path, reason) for file in self.used if file not in kept)
-        notes = (*self.notes, note) if note else self.notes
-        return FileChoice(tuple(file for file in self.used if file in kept), self.left_out + others, notes)
+        return FileChoice(tuple(file for file in self.used if file in kept), self.left_out + others, self.notes)
+
+    def with_note(self, note: str | None) -> FileChoice[AnyPath]:
+        """Return the choice with another note on its files, unless the note is empty."""
+        return replace(self, notes=(*self.notes, note)) if note else self
 
 
 def list_reasons(left_out: Iterable[tuple[AnyPath, str]], used: Iterable[AnyPath] = ()) -> str:
