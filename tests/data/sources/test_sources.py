@@ -55,6 +55,15 @@ def test_resolve_files_and_digest_name_a_path_that_matches_nothing(files, base, 
         assert "source `mine`" in str(caught.value)
 
 
+def test_resolve_files_says_why_a_name_that_exists_is_no_file(files, base):
+    """The advice to write the name that is written already would lead nowhere."""
+    (files.folder / "link.txt").symlink_to("gone.txt")
+    os.mkfifo(files.folder / "pipe.txt")
+    for name, why in (("link.txt", "a broken link"), ("pipe.txt", "not an ordinary file")):
+        with pytest.raises(PreflightError, match=rf"{name}: {why}$"):
+            resolve_files(files.source(name), base=base)
+
+
 def test_list_files_follows_links_once_and_skips_hidden_names(files, base):
     """A link leads to a folder beside it, another one back to the folder itself."""
     for name in ("folder/a.txt", "folder/B.TXT", "folder/c.png", "folder/.git/d.txt", "folder/._a.txt", "beside/e.txt"):

@@ -66,6 +66,8 @@ class _Finder:
         elif has_magic(pattern):
             self._add_matches(pattern)
             problem = f"no file matches the pattern{hint_on_missing_folder(path)}"
+        elif os.path.lexists(path):
+            problem = _why_no_file(path)
         else:
             problem = f"no such file{hint_on_missing_file(path)}"
         if self._hits == before:
@@ -139,7 +141,7 @@ class _Finder:
 
     def _add_file(self, path: Path, root: Path, *, is_named: bool = False, has_chosen_kind: bool = False) -> None:
         if not path.is_file():
-            self.left_out[path] = "a broken link" if path.is_symlink() else "not an ordinary file"
+            self.left_out[path] = _why_no_file(path)
             return
         self._hits += is_named or kind_of(path) is not None
         real = os.path.realpath(path)
@@ -182,6 +184,10 @@ class _Finder:
         if self._base is not None and path.name == self._base.name:
             return Path(os.path.realpath(path)) == self._base
         return path.name in _RESULT_NAMES
+
+
+def _why_no_file(path: Path) -> str:
+    return "a broken link" if path.is_symlink() else "not an ordinary file"
 
 
 def _join(known: DataFile[Path], other: DataFile[Path]) -> DataFile[Path]:
