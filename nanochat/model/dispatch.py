@@ -163,9 +163,9 @@ def runs_cuda_forward(model: GPT) -> bool:
 def is_worth_compiling(model: GPT) -> bool:
     """Return whether `mx.compile` makes the passes of training faster.
 
-    Compiled operations are slower on a CPU. CUDA takes seconds to compile each operation that MLX fuses, of which the
-    plain forms have many. The forward pass of our kernels has none, except for smear and backout. It is
-    compiled because Python builds the graph of a step more slowly than the GPU computes it.
+    Compiled operations are slower on a CPU. CUDA takes seconds to compile each operation that MLX fuses. The plain
+    forms have many of these. The forward pass of our kernels has none, except for smear and backout. It is compiled
+    because Python builds the graph of a step more slowly than the GPU computes it.
     """
     if runs_on_cpu() or not runs_kernels():
         return not runs_on_cpu()

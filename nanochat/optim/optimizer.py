@@ -76,7 +76,7 @@ class Optimizer:
         orthogonalize = polar_express if world is None else functools.partial(sharded_polar_express, group=world)
         update = functools.partial(_update, self._units, orthogonalize)
         # Python would build the graph of the kernels more slowly than the GPU needs it. MLX takes seconds to compile
-        # what it can fuse, of which the kernels have nothing.
+        # operations that it can fuse, but the kernels have none.
         has_kernels = all(_has_kernels(unit, parameters[unit.names[0]]) for unit in self._units)
         self._is_compiled = has_kernels and world is None
         self._update = mx.compile(update) if self._is_compiled else update

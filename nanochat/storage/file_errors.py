@@ -45,9 +45,9 @@ def _wrong_kind(error: OSError) -> str | None:
         case errno.EISDIR:
             return f"is {'a folder' if Path(_path(error)).is_dir() else 'a pipe or a device'}, but must be a file"
         case errno.EEXIST if not Path(_path(error)).is_dir():
-            return "is no folder, but must be one"
+            return "is not a folder, but must be one"
         case errno.ENOTDIR:
-            return "is no folder, or lies below a file"
+            return "is not a folder, or is below a file"
         case errno.ELOOP:
             return "is a link that leads to itself"
     return None

@@ -97,7 +97,7 @@ def bundle_folder(source: SourceSpec, *, base: Path) -> Path:
     """Return the folder of the unpacked bundle: a path of the source, or a folder `eval_bundle` in one of them.
 
     Raises:
-        PreflightError: the source is not downloaded, or is no such folder and contains none called `eval_bundle`.
+        PreflightError: the source is not downloaded, or no path is a bundle or holds a folder `eval_bundle`.
     """
     for name in local_paths(source, base=base):
         for folder in (literal_path(name), literal_path(name) / "eval_bundle"):

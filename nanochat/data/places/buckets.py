@@ -23,7 +23,7 @@ from nanochat.errors import PreflightError
 
 SCHEMES = ("s3://", "gs://")
 _CLIENT_ERRORS = ("botocore.exceptions:BotoCoreError", "aiohttp:ClientError", "google.auth.exceptions:GoogleAuthError")
-"""Errors of the clients that are no OSError."""
+"""Errors of the clients that are not of the class OSError."""
 _CHUNK_BYTES = 1 << 22
 
 

@@ -139,5 +139,5 @@ def _is_server(uri: str) -> bool:
     parts = urlsplit(uri)
     try:
         return bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
-    except ValueError:  # a port that is no number, or too large
+    except ValueError:  # a port that is not a number, or too large
         return False

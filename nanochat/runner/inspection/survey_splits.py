@@ -1,6 +1,6 @@
 """Reads the documents of a source, or the conversations of a task, and fills the report on a split.
 
-Conversations are shown in runs of text, each with whether the model is trained on it.
+Conversations are shown in runs of text, each marked as trained on or not.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class _CharacterTokenizer:
 
 
 def marked_runs(conversation: Conversation) -> list[TextRun]:
-    """Return the rendered text of a conversation in runs, each with whether the model is trained on it.
+    """Return the rendered text of a conversation in runs, each with a flag: whether the model is trained on it.
 
     The loss mask changes only between the parts of a conversation, so the runs are the same with every tokenizer.
     """

@@ -70,7 +70,7 @@ class LossLaw:
     def optimum(self, flops: float) -> Optimum:
         """Return the size and the tokens with the lowest loss at a number of training FLOPs.
 
-        There the derivative of the loss by N is zero. With D = (C / k) N^-g, so is a A N^-a = g b B (k / C)^b N^(g b).
+        There the derivative of the loss by N is zero. D = (C / k) N^-g gives a A N^-a = g b B (k / C)^b N^(g b).
         """
         (big_a, big_b), (a, b) = self.terms.coefficients.T, self.terms.exponents.T
         growth = self.flops_exponent

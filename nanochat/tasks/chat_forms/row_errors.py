@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 
-class BadConversation(ValueError):  # noqa: N818 -- a refused row is counted; it is no error by itself
+class BadConversation(ValueError):  # noqa: N818 -- a refused row is counted; it is not an error by itself
     """A row cannot be used. The message says why."""
 
 
 class LeftOutRow(BadConversation):
-    """A row has nothing to train on. It is counted, but it is no fault of the data."""
+    """A row has nothing to train on. It is counted, but it is not a fault of the data."""
 
 
 class UntrainedRow(LeftOutRow):

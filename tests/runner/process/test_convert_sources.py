@@ -59,7 +59,7 @@ def test_run_converts_before_the_first_stage_and_only_once(json_bench):
 def test_file_in_place_of_the_folder_of_copies_is_named(json_bench):
     json_bench.base.mkdir()
     (json_bench.base / "ingest").write_text("")
-    with pytest.raises(PreflightError, match=r"ingest is no folder, but must be one; move it away"):
+    with pytest.raises(PreflightError, match=r"ingest is not a folder, but must be one; move it away"):
         json_bench.run(last="tokenizer")
     assert json_bench.calls() == []
 

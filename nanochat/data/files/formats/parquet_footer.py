@@ -19,7 +19,7 @@ def column_paths(path: Path) -> list[tuple[str, ...]]:
     """Return the path of each leaf column, such as `("messages", "list", "element", "role")`.
 
     Raises:
-        ValueError: this is no parquet file, or its schema is damaged or longer than 1 MiB.
+        ValueError: this is not a parquet file, or its schema is damaged or longer than 1 MiB.
         OSError: the file cannot be read.
     """
     footer = _find_field(path, 2)
