@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from nanochat.recipe.check.descriptions import choices, describe_type, describe_value, dotted
 from nanochat.recipe.merge.tree import KeyPath, plain, tag_of
+from nanochat.recipe.parsing.flow import flow_text
 from nanochat.recipe.parsing.nodes import Node
 from nanochat.recipe.schema.introspection import ROOT, TAG, Slot, allowed_fields, child, section_of, tags
 from nanochat.recipe.schema.recipe import Recipe
@@ -176,9 +177,27 @@ def _wrong_value(place: _Place, group: list[Mapping[str, Any]]) -> FieldProblem:
     elif "literal_error" in kinds and (isinstance(place.node.value, str) or kinds == {"literal_error"}):
         code, help_ = "bad-choice", did_you_mean(str(place.node.value), words) if len(words) > 1 else ""
     else:
-        code = "wrong-type"
+        code, help_ = "wrong-type", _unabbreviated(place)
         if "bool_type" in kinds and str(place.node.value).lower() in _BOOLEAN_WORDS:
             help_ = f"`{place.node.value}` is text in YAML 1.2; write `true` or `false`"
     expected = describe_type(place.slot, tag_of(place.node))
     where = f"`{dotted(place.path)}`" if place.path else "a recipe"
     return FieldProblem(place.path, code, f"{where} must be {expected}, found {describe_value(place.node)}", help_)
+
+
+def _unabbreviated(place: _Place) -> str:
+    """Return how to write a source that is given by its path alone, or data that are given by their sources alone."""
+    value = place.node.value
+    words = [value] if isinstance(value, str) else [node.value for node in value] if isinstance(value, tuple) else []
+    if not words or not all(isinstance(word, str) for word in words):
+        return ""
+    match place.path:
+        case ("sources", name):
+            field = "uri" if "://" in str(words[0]) else "path"
+            return f"write `{flow_text({name: {field: words[0] if len(words) == 1 else words}})[1:-1]}`"
+        case ("pretrain", "data"):
+            return (
+                f"write `{flow_text({'data': {word: {'weight': 1} for word in words}})[1:-1]}`, with names of `sources`"
+            )
+        case _:
+            return ""
