@@ -14,8 +14,10 @@ from nanochat.plan.compile import compile_plan
 from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.specs.spec import StageName
+from nanochat.recipe.check.idle_values import find_idle_values
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.merge.overrides import split_path
+from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError
 from nanochat.recipe.schema.sweep_section import SWEPT_SECTIONS
 from nanochat.recipe.sweeps.cells import Cell, list_cells
@@ -39,7 +41,8 @@ def compile_cells(
 ) -> list[Plan]:
     """Return the plan of each cell. A LocatedRecipeError shows everything that is wrong with any of them.
 
-    Two cells that compute the same are wrong, unless they `may_repeat`, as those that a search has chosen.
+    Two cells that compute the same are wrong, unless they `may_repeat`, as those that a search has chosen, or differ in
+    an idle value that other cells use: of a grid of `temperature` and `top_k`, those with `temperature: 0` do.
     """
     plans: list[Plan] = []
     problems: dict[Diagnostic, list[Cell]] = {}
@@ -108,12 +111,32 @@ def _find_twins(loaded: LoadedRecipe, cells: Sequence[Cell], plans: Sequence[Pla
     assert sweep is not None, "the recipe has a sweep"
     first: dict[tuple[str, ...], Cell] = {}
     problems: dict[Diagnostic, None] = {}
+    idle = {cell.number: _idle_values(cell) for cell in cells}
     for cell, plan in zip(cells, plans, strict=True):
         keys = _keys(plan)
         twin = first.setdefault(tuple(keys[stage.name] for stage in stages_until(plan, sweep.until)), cell)
-        if twin is not cell:
+        differing = idle[twin.number] ^ idle[cell.number]
+        if twin is not cell and not any(_is_used(path, value, cells, idle) for path, value in differing):
             problems[_twin_problem(loaded, twin, cell, sweep.until)] = None
     return list(problems)
+
+
+def _idle_values(cell: Cell) -> set[tuple[KeyPath, str]]:
+    recipe = cell.loaded.recipe
+    paths = [problem.path for problem in find_idle_values(recipe, has_no_samples=False)]
+    return {(path, repr(_value_at(recipe, path))) for path in paths}
+
+
+def _is_used(path: KeyPath, value: str, cells: Iterable[Cell], idle: Mapping[int, set[tuple[KeyPath, str]]]) -> bool:
+    """Return whether the value has an effect in any cell."""
+    others = [cell for cell in cells if (path, value) not in idle[cell.number]]
+    return any(repr(_value_at(cell.loaded.recipe, path)) == value for cell in others)
+
+
+def _value_at(section: object, path: KeyPath) -> object:
+    for key in path:
+        section = section.get(key) if isinstance(section, dict) else getattr(section, str(key), None)
+    return section
 
 
 def _twin_problem(loaded: LoadedRecipe, first: Cell, second: Cell, until: str | None) -> Diagnostic:

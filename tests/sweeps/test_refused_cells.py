@@ -50,6 +50,16 @@ def test_values_that_compute_the_same_are_refused(refusals):
     assert "compute the same up to `pretrain`" in text
 
 
+def test_a_grid_may_have_cells_that_differ_in_a_value_that_only_others_use(load, refusals):
+    """A constant schedule never falls to `final_frac`, which nothing uses in a sweep of that schedule alone."""
+    fracs = "    pretrain.schedule.final_frac: [0.1, 0.2]\n"
+    loaded = load("  over:\n    pretrain.schedule.kind: [constant, cosine]\n" + fracs)
+    plans = compile_cells(loaded, list_cells(loaded))
+    assert len({str([stage.identity for stage in plan.stages]) for plan in plans}) == 3
+    places, _ = refusals("  over:\n    pretrain.schedule.kind: [constant]\n" + fracs)
+    assert places == [("same-cells", 3, 41)]
+
+
 def test_text_does_not_compare_with_numbers(refusals):
     places, _ = refusals("  over: {model.window_pattern: [S, L]}\n  where: model.window_pattern <= 4\n")
     assert places == [("bad-condition", 2, 10)]
