@@ -48,7 +48,7 @@ def test_run_warns_of_notes_that_are_not_read_also_if_every_stage_is_cached(benc
     (bench.folder / "chats/note.md").write_text("not a chat")
     for shown in ("\nwarnings\n  - {}", "warning: {}"):
         bench.run(f"sources.chats.path={bench.folder}/chats")
-        warning = "source `chats`: 1 file with text or rows is not read: note.md; the plan says why"
+        warning = "source `chats`: 1 file with text or rows is not read: note.md; `left out` in the plan says why"
         assert shown.format(warning) in bench.display.text
 
 

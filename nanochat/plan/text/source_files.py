@@ -65,7 +65,7 @@ class SourceUse:
         if self.is_local and (missed := [path for path, _ in self.files.missed]):
             names = list_names(distinct_names(missed, self.files.paths), most=_NAMED_IN_WARNINGS)
             what = f"{several(len(missed), 'file')} with text or rows {'is' if len(missed) == 1 else 'are'} not read"
-            warnings.insert(0, f"source `{self.source}`: {what}: {names}; the plan says why")
+            warnings.insert(0, f"source `{self.source}`: {what}: {names}; `left out` in the plan says why")
         return warnings
 
     def to_json(self) -> dict[str, JsonValue]:

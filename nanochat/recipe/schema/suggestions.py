@@ -11,6 +11,8 @@ from nanochat.recipe.schema.introspection import section_paths
 _MIN_SIMILARITY = 0.62
 _MAX_WORD_CHARS = 64
 _MAX_SHOWN_NAMES = 24
+_OTHER_WORDS = {"cuda": "gpu", "metal": "gpu", "mps": "gpu"}
+"""What other programs call a choice of ours."""
 
 
 def closest(word: str, candidates: Iterable[str]) -> str | None:
@@ -25,7 +27,8 @@ def closest(word: str, candidates: Iterable[str]) -> str | None:
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     """Return a help text that suggests the most similar candidate, if any, and lists the candidates."""
     names = sorted(candidates)
-    likely = closest(word, names)
+    ours = _OTHER_WORDS.get(word.lower())
+    likely = ours if ours in names else closest(word, names)
     shown = ", ".join(names[:_MAX_SHOWN_NAMES]) + (", ..." if len(names) > _MAX_SHOWN_NAMES else "")
     allowed = f"allowed: {shown}" if names else ""
     return f"did you mean `{likely}`? {allowed}".strip() if likely else allowed

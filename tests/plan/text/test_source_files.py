@@ -53,7 +53,8 @@ def test_source_uses_warn_of_texts_and_rows_that_are_not_read(tmp_path: Path) ->
     source = SourceSpec(name="docs", path=(str(tmp_path),))
     (use,) = source_uses([documents], base=Path("base"))
     assert use.warnings == [
-        "source `docs`: 4 files with text or rows are not read: b.PDF, c.docx, d.json, chats.jsonl; the plan says why"
+        "source `docs`: 4 files with text or rows are not read: b.PDF, c.docx, d.json, chats.jsonl; "
+        "`left out` in the plan says why"
     ]
     assert use.describe().endswith(
         "; left out: .hidden.md (hidden); b.PDF, c.docx (a document of another program: save it as text or as a page); "
