@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
-from nanochat.data.sources.source_spec import SourceSpec
+from nanochat.data.sources.source_spec import ReadAs, SourceSpec
 from nanochat.recipe.schema.recipe import Recipe, Source
 from nanochat.tasks.table import TASKS
 
@@ -17,7 +16,7 @@ def source_specs(recipe: Recipe) -> dict[str, SourceSpec]:
     return {name: source_spec(name, section, _read_as(recipe, name)) for name, section in recipe.sources.items()}
 
 
-def source_spec(name: str, section: Source, read_as: Literal["text", "chats", "rows"] | None = None) -> SourceSpec:
+def source_spec(name: str, section: Source, read_as: ReadAs | None = None) -> SourceSpec:
     """Return the specification of a source, which also holds the default for its held-out documents."""
     validation = section.validation
     return SourceSpec(
@@ -32,8 +31,8 @@ def source_spec(name: str, section: Source, read_as: Literal["text", "chats", "r
     )
 
 
-def _read_as(recipe: Recipe, name: str) -> Literal["text", "chats", "rows"] | None:
-    """Return what a source is read as; None if it is several of these, words or a bundle. An unused one is text.
+def _read_as(recipe: Recipe, name: str) -> ReadAs | None:
+    """Return what a source is read as; None if it is several of these or words. An unused one is text.
 
     Suites that only monitor training must not change what is computed: they count for a source without another use.
     """
@@ -47,6 +46,8 @@ def _read_as(recipe: Recipe, name: str) -> Literal["text", "chats", "rows"] | No
     readings = {TASKS[task].reads for task in tasks}
     if readings <= {"documents"}:
         return "text"
+    if "bundle" in readings:
+        return "bundle"
     if is_document or readings != {"rows"}:
         return None
     return "chats" if tasks == {"conversations"} else "rows"

@@ -182,6 +182,7 @@ def test_job_of_every_stage_survives_json(compiled: Compile) -> None:
         (("run.monitor.evaluate.suites.mine={task: mmlu, source: mine}", "pretrain.data.mine={}"), "text"),
         (("sft.data.mine={task: conversations, source: mine}", "pretrain.data.mine={}"), None),
         (("sft.data.mine={task: simple_spelling, source: mine}",), None),
+        (("base_eval.suites.mine={task: core, source: mine}",), "bundle"),
     ],
 )
 def test_plan_says_what_each_source_is_read_as(compiled: Compile, uses: tuple[str, ...], expected: str | None) -> None:

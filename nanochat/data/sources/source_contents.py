@@ -80,8 +80,9 @@ def resolve_files(spec: SourceSpec, *, base: Path) -> tuple[Path, ...]:
 
 
 def _files_read(spec: SourceSpec, *, base: Path) -> list[DataFile[Path]]:
-    both: tuple[Use, ...] = ("text", "rows")
-    uses: tuple[Use, ...] = both if spec.read_as is None else ("text" if spec.read_as == "text" else "rows",)
+    uses: tuple[Use, ...] = ("text", "rows")
+    if spec.read_as in ("text", "chats", "rows"):
+        uses = ("text" if spec.read_as == "text" else "rows",)
     files = {file.path: file for use in uses for file in list_files(spec, base=base, use=use).used}
     return [files[path] for path in sorted(files)]
 
@@ -158,7 +159,7 @@ def _splits_beyond_names(files: Sequence[DataFile[Path]], names: Sequence[str]) 
 
 
 def _description_files(spec: SourceSpec) -> list[Path]:
-    if spec.read_as is not None:
+    if spec.read_as != "bundle":
         return []
     folders = [path for pattern in spec.path or () if os.path.isdir(path := literal_path(pattern))]  # noqa: PTH112
     files = {file for folder in folders for file in folder.rglob("*")}

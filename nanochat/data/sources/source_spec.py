@@ -11,6 +11,7 @@ from nanochat.data.files.selection.path_patterns import literal_path
 from nanochat.data.places.builtin import stdlib_corpus
 from nanochat.errors import PreflightError, StageError
 
+ReadAs = Literal["text", "chats", "rows", "bundle"]
 QuestionMap = tuple[tuple[Literal["question", "answer", "choices"], tuple[str, ...]], ...]
 """The keys, or texts with keys in braces, that hold the parts of a question."""
 DEFAULT_VALIDATION_FRAC = 0.01
@@ -35,7 +36,7 @@ class SourceSpec:
     dedup: Literal["exact"] | None = None
     validation_shard: str | None = None
     validation_hash_frac: float | None = None
-    read_as: Literal["text", "chats", "rows"] | None = None
+    read_as: ReadAs | None = None
     """What the recipe reads the source as; None if it is several of these, or not known."""
 
 

@@ -146,7 +146,7 @@ def test_digest_depends_on_a_folder_that_makes_all_files_a_split(files, base):
 def test_digest_of_text_or_chats_does_not_depend_on_a_recipe_beside_them(files, base):
     files.jsonl("folder/a.jsonl", [{"text": "some text"}])
     recipe = files.text("folder/recipe.yaml", "seed: 1")
-    for read_as in ("text", "chats", "rows"):
+    for read_as in ("text", "chats", "rows", None):
         source = files.source("folder", read_as=read_as)
         recipe.write_text("seed: 1")
         before = digest(source, base=base)
@@ -176,17 +176,17 @@ def test_list_files_leaves_out_what_runs_write_unless_it_is_named(files, base, t
     }
 
 
-def test_digest_of_a_folder_includes_its_descriptions(files, base):
+def test_digest_of_a_bundle_includes_its_descriptions(files, base):
     """Descriptions are, for example, the tasks and baselines of an evaluation bundle. Other files do not count."""
     files.jsonl("bundle/eval_data/a.jsonl", [{"query": "q"}])
     described = [files.text("bundle/core.yaml", "shots: 0"), files.text("bundle/meta.csv", "task,50")]
-    digests = [digest(files.source("bundle"), base=base)]
+    digests = [digest(files.source("bundle", read_as="bundle"), base=base)]
     for path in described:
         path.write_text(path.read_text() + "0")
-        digests.append(digest(files.source("bundle"), base=base))
+        digests.append(digest(files.source("bundle", read_as="bundle"), base=base))
     assert len(set(digests)) == 3
     files.text("bundle/README.md", "about")
-    assert digest(files.source("bundle"), base=base) == digests[-1]
+    assert digest(files.source("bundle", read_as="bundle"), base=base) == digests[-1]
 
 
 def test_digest_does_not_read_an_unchanged_file_again(files, base, monkeypatch):
