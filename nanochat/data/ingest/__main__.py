@@ -17,7 +17,7 @@ from nanochat.data.ingest.store import FOLDER, LOCK_FILE, unconverted_files
 from nanochat.errors import OK, NanochatError
 from nanochat.storage.file_errors import explain_file_error
 from nanochat.storage.files import make_folder
-from nanochat.storage.locking import lock_file
+from nanochat.storage.locking import waiting_lock
 
 
 def main(arguments: list[str]) -> int:
@@ -29,8 +29,7 @@ def main(arguments: list[str]) -> int:
     try:
         path = base / FOLDER / LOCK_FILE
         make_folder(path.parent)
-        with path.open("w") as file:
-            lock_file(file.fileno(), path)
+        with waiting_lock(path):
             for number, path in enumerate(paths):
                 if unconverted_files([path], base=base, are_loaded=True):
                     convert(path, base=base, on_progress=partial(_report, number))

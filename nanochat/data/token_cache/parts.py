@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from nanochat.storage.checked_json import read_checked, write_checked
 from nanochat.storage.files import atomic_write
 from nanochat.storage.integrity import FileDigest, describe_file, find_change
-from nanochat.storage.locking import lock_file
+from nanochat.storage.locking import lock_file, open_lock
 from nanochat.tokenizer.pieces import IntArray
 
 TokenType = np.dtype[np.generic]
@@ -147,8 +148,11 @@ def locked(folder: Path, on_progress: OnProgress) -> Iterator[None]:
     """Hold the folder's lock. While waiting for another process, call `on_progress`, which may stop the waiting."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
-    with path.open("w") as file:
-        while not lock_file(file.fileno(), path, wait=False):
+    descriptor = open_lock(path)
+    try:
+        while not lock_file(descriptor, path, wait=False):
             on_progress(0, 0)
             time.sleep(_WAIT_SECONDS)
         yield
+    finally:
+        os.close(descriptor)

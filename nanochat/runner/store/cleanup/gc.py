@@ -204,7 +204,10 @@ def _tokenizer_digest(cache: Path) -> str | None:
 def _is_being_written(cache: Path) -> bool:
     path = cache / LOCK_FILE
     try:
-        with path.open("r") as file:
-            return not lock_file(file.fileno(), path, shared=True, wait=False)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
+    try:
+        return not lock_file(descriptor, path, shared=True, wait=False)
+    finally:
+        os.close(descriptor)
