@@ -20,6 +20,7 @@ from nanochat.plan.specs.suites import (
     CoreSuiteSpec,
     QuestionsSuiteSpec,
 )
+from nanochat.recipe.check.result_names import unknown_result
 from nanochat.stages import base_eval, chat_eval
 from nanochat.tasks.custom.python_files import PythonFile
 from nanochat.tools.sandbox import run as sandbox
@@ -208,6 +209,9 @@ def test_chat_eval_scores_letters_and_written_answers(make_context, model_out, q
     assert metrics["chat_core"] == pytest.approx((metrics["letters"] + metrics["spell"]) / 2)
     assert metrics["chat_core_centred"] == pytest.approx((metrics["letters.centred"] + metrics["spell"]) / 2)
     assert {"spell.pass_at_1", "spell.pass_at_2", "spell.pass_at_3"} <= set(metrics)
+    suites = {name: {"task": "spelling_bee", "num_samples": 3, "temperature": 1.0} for name in ("letters", "spell")}
+    for metric in metrics:
+        assert unknown_result({"chat_eval": {"suites": suites}}, ("expect", f"chat_eval.{metric}")) is None
     lines = (context.out / "tables" / "spell.jsonl").read_text().splitlines()
     assert len(lines) == 15
     stopped = sum(json.loads(line)["hit_limit"] for line in lines)

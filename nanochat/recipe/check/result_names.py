@@ -10,14 +10,20 @@ from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 from nanochat.recipe.schema.suggestions import did_you_mean
 
 _EVALUATIONS = tuple(name for name, section in STAGE_SECTIONS.items() if "suites" in section.model_fields)
+_WITH_OWN_METRICS = ("core", "lm_eval")
+"""Kinds of suites whose metrics depend on a bundle of tasks or on a library."""
+_BPB_METRICS = ("bytes", "tokens")
+_SCORE_METRICS = ("stderr", "centred", "n", "prompts_cut", "examples_cut", "answers_cut", "ungraded")
 
 
 def unknown_result(data: Mapping[str, Plain], path: KeyPath) -> FieldProblem | None:
     """Return why the last key of a path, such as `base_eval.bpb`, is not a result of the recipe. None if it is one."""
     key = str(path[-1])
     stage, _, metric = key.partition(".")
-    suite = metric.partition(".")[0]
-    if metric in _results(data, stage) or suite in map_of(value_at(data, (stage, "suites"))):
+    suite, _, detail = metric.partition(".")
+    suites = map_of(value_at(data, (stage, "suites")))
+    details = _suite_metrics(map_of(suites.get(suite)))
+    if metric in _results(data, stage) or (suite in suites and (details is None or detail in details)):
         return None
     if not metric or stage not in STAGE_SECTIONS or not STAGE_SECTIONS[stage].metrics:
         message = f"`{key}` is not a result"
@@ -25,6 +31,9 @@ def unknown_result(data: Mapping[str, Plain], path: KeyPath) -> FieldProblem | N
         message = f"the recipe has no `{stage}`"
     elif metric in (unmeasured := _unmeasured(data, stage)):
         message = f"`{stage}` measures `{metric}` only with {unmeasured[metric]}"
+    elif suite in suites:
+        message = f"`{stage}.{suite}` has no metric `{detail}`"
+        return FieldProblem(path, "unknown-result", message, did_you_mean(detail, details or ()), at_key=True)
     elif stage in _EVALUATIONS:
         message = f"`{stage}` has no suite `{suite}`"
     else:
@@ -45,6 +54,19 @@ def _results(data: Mapping[str, Plain], stage: str) -> tuple[str, ...]:
     has_metrics = stage not in _EVALUATIONS or any(map_of(suite).get("task") != "bpb" for suite in suites.values())
     metrics = STAGE_SECTIONS[stage].metrics if has_metrics else ()
     return (*suites, *(name for name in metrics if name not in _unmeasured(data, stage)))
+
+
+def _suite_metrics(suite: Mapping[str, Plain]) -> tuple[str, ...] | None:
+    """Return the metrics of a suite besides its result, such as `pass_at_4`. None if the recipe does not say them."""
+    if suite.get("task") in _WITH_OWN_METRICS:
+        return None
+    if suite.get("task") == "bpb":
+        return _BPB_METRICS
+    samples = suite.get("num_samples", 1)
+    if not isinstance(samples, int) or samples == 1 or not suite.get("temperature"):
+        return _SCORE_METRICS
+    ks = sorted({2**i for i in range(samples.bit_length())} | {samples})
+    return (*_SCORE_METRICS, *(f"pass_at_{k}" for k in ks))
 
 
 def _unmeasured(data: Mapping[str, Plain], stage: str) -> dict[str, str]:
