@@ -42,3 +42,9 @@ def test_other_metrics_of_a_suite_are_refused_with_those_that_it_has(metric, sug
     found = problem(f"chat_eval.{metric}")
     assert found.message == f"`chat_eval.{suite}` has no metric `{detail}`"
     assert found.help.startswith(suggestion)
+
+
+def test_suite_of_a_sweep_may_have_metrics_in_some_cells_only():
+    sweep = {"over": {"chat_eval.suites.greedy.temperature": [0.5, 1.0]}}
+    data = {"sweep": sweep, "chat_eval": {"suites": SUITES}}
+    assert unknown_result(data, ("expect", "chat_eval.greedy.pass_at_4")) is None
