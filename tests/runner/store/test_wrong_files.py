@@ -78,6 +78,8 @@ def test_writing_token_files_names_a_pipe_in_place_of_the_lock(tmp_path):
 @pytest.mark.usefixtures("_no_waiting")
 def test_conversion_names_a_pipe_in_place_of_its_lock(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("[]"))
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):  # which the conversion sets for its process
+        monkeypatch.setenv(name, "1")
     (tmp_path / "ingest").mkdir()
     os.mkfifo(tmp_path / "ingest" / LOCK_FILE)
     assert convert_files([str(tmp_path)]) == 3
